@@ -1,0 +1,386 @@
+"""The kernels that are connected, and everything that is done with a kernel by name.
+
+The one rule: a session that is over is replaced on the next call, and the next result says first what became of the
+variables. The kernel's own session id tells: the same id is the same process, another one has an empty namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+
+from bridge.errors import (
+    AmbiguousKernel,
+    BridgeError,
+    KernelDied,
+    KernelError,
+    KernelNotResponding,
+    LaunchError,
+    NameTaken,
+    NoSuchKernel,
+    NotOurs,
+    StartTimeout,
+)
+from bridge.kernels import files
+from bridge.kernels.files import KernelFile
+from bridge.kernels.finder import Finder
+from bridge.kernels.listing import Listing, Outcome, Status
+from bridge.launchers import Launcher, Sandbox
+from bridge.policy import Policy, SandboxRequest, decide
+from bridge.session import KernelSession, OnMessage, open_session
+
+# A kernel that runs answers in milliseconds, also while a cell runs.
+ATTACH_TIMEOUT = 4.0
+# A Jupyter server that restarts a kernel on the same ports needs about a second; a dead one must be told within two.
+REOPEN_TIMEOUT = 1.5
+# A cold sandbox on a loaded laptop takes a few seconds.
+START_TIMEOUT = 60.0
+# A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
+RESTART_TIMEOUT = 20.0
+# The sockets tell of an end some milliseconds before the engine knows of it.
+EXPLAIN_WAIT, EXPLAIN_STEP = 1.2, 0.1
+# Two callers without a name of their own may choose the same one at the same time.
+NAME_TRIES = 5
+
+
+@dataclass
+class _Connected:
+    name: str
+    path: Path
+    session: KernelSession
+    kernel: str
+    sandbox: str | None
+    """Its name as a sandbox, for the launcher; None for a host kernel."""
+    epoch: int = 1
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    notices: list[str] = field(default_factory=list)
+    """What the next result must say first; kept until one does."""
+    reopening: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def status(self) -> Status:
+        seen = self.session.state()
+        return Status(
+            name=self.name,
+            kind="sandbox" if self.sandbox else "host",
+            state=seen.state,
+            running=seen.running,
+            epoch=self.epoch,
+            language=self.session.banner,
+            connection_file=str(self.path),
+            reason=self.session.reason or None,
+        )
+
+    def take_notices(self) -> tuple[str, ...]:
+        taken, self.notices = tuple(self.notices), []
+        return taken
+
+
+class Kernels:
+    """All that one bridge does with kernels, under one policy, in the name of one agent or person.
+
+    `make_launcher` is called when sandboxes first matter: finding the engine takes time that attaching must not pay.
+    """
+
+    def __init__(
+        self, policy: Policy, make_launcher: Callable[[], Launcher], *, username: str = "kernel-bridge"
+    ) -> None:
+        self.policy = policy
+        self.username = username
+        """Signs our messages for the kernel's other clients; the agent's name, once it is known."""
+        self._make_launcher = make_launcher
+        self._made: Launcher | None = None
+        self._finder = Finder(policy.attach, lambda: self.launcher, lambda: self.username)
+        self._connected: dict[str, _Connected] = {}
+        self._connecting = asyncio.Lock()
+
+    @property
+    def launcher(self) -> Launcher:
+        """The launcher of sandboxes."""
+        if self._made is None:
+            self._made = self._make_launcher()
+        return self._made
+
+    # -- looking
+
+    async def listing(self) -> tuple[list[Listing], str | None]:
+        """Return every kernel there is, and a sentence where the engine could not be asked for sandboxes."""
+        return await self._finder.listing({each.path for each in self._connected.values()})
+
+    def statuses(self, name: str | None = None) -> list[Status]:
+        """Return the state of the connected kernels, or of the one of that name."""
+        chosen = [self._one(name)] if name is not None else list(self._connected.values())
+        return [each.status() for each in chosen]
+
+    # -- connecting
+
+    async def connect(self, which: str | None = None) -> tuple[Status, tuple[str, ...]]:
+        """Connect to the kernel that `which` names, or to the only one there is; returns its status and notices."""
+        found = await self._finder.find(which)
+        async with self._connecting:
+            connected = next((each for each in self._connected.values() if each.path == found.file.path), None)
+            if connected is None:
+                if found.sandbox:
+                    await self._ready_gateway(found.sandbox)
+                connected = await self._open(found.file, found.sandbox, ATTACH_TIMEOUT)
+                return connected.status(), ()
+        connected = await self._live(connected.name)
+        return connected.status(), (f"Already connected to {connected.name}.", *connected.take_notices())
+
+    async def disconnect(self, name: str | None = None) -> str:
+        """Forget a kernel; it and whatever runs in it go on. Returns its name."""
+        connected = self._one(name)
+        await self._forget(connected)
+        return connected.name
+
+    async def start_sandbox(self, request: SandboxRequest) -> tuple[Sandbox, Status]:
+        """Start a sandbox as far as the policy allows and connect to it; on success its kernel has answered.
+
+        An empty name in the request means any that is free. If a step fails or the call is cancelled, nothing is left.
+        """
+        for _ in range(NAME_TRIES if not request.name else 0):
+            with contextlib.suppress(NameTaken):
+                return await self._start(dataclasses.replace(request, name=await self._free_sandbox_name()))
+        return await self._start(request)
+
+    async def stop_sandbox(self, name: str) -> None:
+        """End a sandbox of this owner and remove all that belongs to it; raises `NoSuchKernel`, `NotOurs`."""
+        connected = self._connected.get(name)
+        if connected and connected.sandbox is None:
+            raise NotOurs(
+                f"{name} is a kernel on the host, which the bridge did not start; disconnect from it instead."
+            )
+        sandbox = connected.sandbox if connected and connected.sandbox else name
+        for each in [each for each in self._connected.values() if each.sandbox == sandbox]:
+            await self._forget(each)
+        if not await self.launcher.stop(sandbox):
+            raise files.none_matches(name, [each.name for each in await self.launcher.sandboxes()])
+
+    async def close(self) -> None:
+        """Leave every kernel."""
+        for connected in list(self._connected.values()):
+            await connected.session.close()
+        self._connected.clear()
+        if self._made is not None:
+            self._made.close()
+
+    # -- acting on a connected kernel
+
+    async def execute(
+        self, code: str, *, name: str | None = None, timeout: float | None, on_message: OnMessage | None = None
+    ) -> Outcome:
+        """Run a cell; see `KernelSession.execute`."""
+        connected = await self._live(name, timeout)
+        try:
+            result = await connected.session.execute(code, timeout=timeout, on_message=on_message)
+        except KernelDied:
+            if not connected.session.lost:
+                raise
+            # it was lost between the look and the sending: nothing was sent, so the call may begin again, once
+            connected = await self._live(connected.name, timeout)
+            result = await connected.session.execute(code, timeout=timeout, on_message=on_message)
+        return Outcome(connected.name, connected.take_notices(), result)
+
+    async def read(self, execution: int, *, name: str | None = None, wait: float = 0.0) -> Outcome:
+        """Return how far an execution is, also of a session that is over."""
+        connected = self._one(name)
+        return Outcome(connected.name, (), await connected.session.read(execution, wait=wait))
+
+    async def interrupt(self, name: str | None = None) -> Outcome:
+        """Interrupt our own running cell; raises `NotOurs` where what runs is someone else's."""
+        connected = await self._live(name)
+        result = await connected.session.interrupt()
+        if result.status == "running" and connected.sandbox:
+            # its control channel did not get through: the supervisor sends the signal itself
+            await self.launcher.interrupt_kernel(connected.sandbox)
+            result = await connected.session.read(result.execution, wait=2.0)
+        return Outcome(connected.name, connected.take_notices(), result)
+
+    async def restart(self, name: str | None = None) -> Outcome:
+        """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""
+        connected = self._one(name)
+        if connected.sandbox is None:
+            raise NotOurs(
+                f"{connected.name} runs on the host and was not started by the bridge; restart it where it was started."
+            )
+        await self._live(connected.name)
+        await self.launcher.restart_kernel(connected.sandbox)
+        if not await connected.session.until_lost(10.0):
+            raise KernelError(f"The kernel of {connected.name} did not end; stop the sandbox and start another.")
+        await self._live(connected.name)
+        return Outcome(connected.name, connected.take_notices())
+
+    # -- one session for another
+
+    async def _live(self, name: str | None, timeout: float | None = None) -> _Connected:
+        connected = self._one(name)
+        async with connected.reopening:
+            if self._connected.get(connected.name) is not connected:
+                raise NoSuchKernel(f"{connected.name} was disconnected meanwhile. Nothing was executed.")
+            if connected.session.lost:
+                await connected.session.close()
+                await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
+        return connected
+
+    async def _reopen(self, connected: _Connected, timeout: float) -> None:
+        reason, before = connected.session.reason, connected.kernel
+        try:
+            if connected.sandbox:
+                kernel_file = await self._ready_gateway(connected.sandbox)
+            else:
+                kernel_file, timeout = files.by_path(connected.path, self.policy.attach), REOPEN_TIMEOUT
+            connected.session = await open_session(
+                kernel_file.info,
+                username=self.username,
+                explain=lambda: self._what_became_of(connected),
+                timeout=timeout,
+                starting=True,
+                first_execution=connected.session.last_execution + 1,
+            )
+        except BridgeError as error:
+            raise await self._given_up(connected, reason, error) from None
+        connected.kernel, connected.since = connected.session.kernel, datetime.now(UTC)
+        if connected.kernel == before:
+            connected.notices.append(
+                f"The connection to {connected.name} was lost and is back; its variables are intact."
+            )
+            return
+        connected.epoch += 1
+        connected.notices.append(
+            f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
+        )
+
+    async def _given_up(self, connected: _Connected, reason: str, error: BridgeError) -> BridgeError:
+        if connected.sandbox and not isinstance(error, KernelDied):
+            # the sandbox is still there, so it stays connected and the next call tries again
+            return KernelNotResponding(f"{reason} It is not back yet ({error}) Nothing was executed; try again.")
+        self._connected.pop(connected.name, None)
+        if connected.sandbox:
+            with contextlib.suppress(LaunchError):
+                await self.launcher.sweep()
+            return KernelDied(
+                f"{error} Nothing was executed; the bridge has disconnected: start_sandbox starts another."
+            )
+        return KernelDied(
+            f"{reason} ({error}) Nothing was executed; the bridge has disconnected from it: start it where it was "
+            "started, then connect again."
+        )
+
+    async def _open(
+        self, file: KernelFile, sandbox: str | None, timeout: float, *, starting: bool = False
+    ) -> _Connected:
+        """Open a session and register it under a free name; the caller holds `_connecting`."""
+        place: list[_Connected] = []
+
+        async def explain() -> str:
+            return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
+
+        session = await open_session(
+            file.info, username=self.username, explain=explain, timeout=timeout, starting=starting
+        )
+        name = _free(sandbox or file.name, self._connected)
+        place.append(_Connected(name, file.path, session, session.kernel, sandbox))
+        self._connected[name] = place[0]
+        return place[0]
+
+    async def _forget(self, connected: _Connected) -> None:
+        async with connected.reopening:
+            if self._connected.get(connected.name) is connected:
+                del self._connected[connected.name]
+            await connected.session.close()
+
+    # -- sandboxes
+
+    async def _start(self, request: SandboxRequest) -> tuple[Sandbox, Status]:
+        spec = decide(self.policy, request)
+        await self.launcher.sweep()
+        sandbox = await self.launcher.start(spec)
+        try:
+            async with self._connecting:
+                file = await self._finder.file_of(sandbox)
+                connected = await self._open(file, sandbox.name, START_TIMEOUT, starting=True)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                why = await self._ending(sandbox.name, None)
+                with contextlib.suppress(LaunchError):
+                    await self.launcher.stop(sandbox.name)
+            if isinstance(error, KernelNotResponding):
+                raise StartTimeout(
+                    f"The kernel of sandbox {sandbox.name} did not answer within {START_TIMEOUT:g} s"
+                    f"{f' ({why})' if why else ''}; the sandbox was removed."
+                ) from None
+            raise
+        return sandbox, connected.status()
+
+    async def _free_sandbox_name(self) -> str:
+        taken = {each.name for each in await self.launcher.sandboxes() if each.state != "ended"}
+        return _free("sandbox", taken | set(self._connected))
+
+    async def _ready_gateway(self, name: str) -> KernelFile:
+        """Return a sandbox's connection file, its gateway brought back if it was lost; raises `KernelDied`."""
+        sandbox = await self._sandbox(name)
+        if sandbox is None or sandbox.state == "ended":
+            raise KernelDied(_end(name, sandbox))
+        if sandbox.state == "unreachable":
+            await self.launcher.revive(name)
+        return await self._finder.file_of(sandbox)
+
+    async def _sandbox(self, name: str) -> Sandbox | None:
+        return next((each for each in await self.launcher.sandboxes() if each.name == name), None)
+
+    async def _what_became_of(self, connected: _Connected) -> str:
+        name, since = connected.sandbox, connected.since
+        if name is None:
+            return f"The host kernel {connected.name} has ended or closed its connection; its variables are gone."
+        with contextlib.suppress(LaunchError, TimeoutError):
+            async with asyncio.timeout(EXPLAIN_WAIT):
+                while True:
+                    sandbox = await self._sandbox(name)
+                    if sandbox is None or sandbox.state == "ended":
+                        return _end(name, sandbox)
+                    if sandbox.state == "unreachable":
+                        return f"The gateway of sandbox {name} ended; its kernel and variables live on."
+                    ending = await self._ending(name, since)
+                    if ending:
+                        return f"In sandbox {name} {ending}. Its variables are lost; it is started again."
+                    await asyncio.sleep(EXPLAIN_STEP)
+        return f"The connection to sandbox {name} was lost, for a reason that the engine does not tell."
+
+    async def _ending(self, name: str, since: datetime | None) -> str | None:
+        try:
+            return await self.launcher.last_ending(name, since)
+        except BridgeError:
+            return None
+
+    def _one(self, name: str | None) -> _Connected:
+        if name is not None:
+            if name in self._connected:
+                return self._connected[name]
+            known = ", ".join(self._connected) or "none"
+            raise NoSuchKernel(f"{name!r} is not connected; connected are: {known}. connect_to_kernel connects to it.")
+        if len(self._connected) == 1:
+            return next(iter(self._connected.values()))
+        if not self._connected:
+            raise NoSuchKernel(
+                "No kernel is connected: connect_to_kernel joins a running one, start_sandbox starts one."
+            )
+        raise AmbiguousKernel(f"Several kernels are connected, so name one as `kernel`: {', '.join(self._connected)}.")
+
+
+def _end(name: str, sandbox: Sandbox | None) -> str:
+    """Tell of a sandbox that has ended, or that somebody has stopped and so removed."""
+    if sandbox is None:
+        return f"Sandbox {name} was stopped; all its variables are lost."
+    return f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
+
+
+def _free(name: str, taken: set[str] | dict[str, _Connected]) -> str:
+    if name not in taken:
+        return name
+    return next(each for number in range(2, 10_000) if (each := f"{name}-{number}") not in taken)

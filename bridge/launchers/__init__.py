@@ -1,0 +1,82 @@
+"""Launchers: how a sandbox kernel is started, found again and ended. A launcher knows no messages and no MCP.
+
+The one rule: a launcher translates every field of the policy or refuses to start (`PolicyNotEnforceable`). Each one is
+a module or package of its own and the only importer of its engine's library; `docker` is the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bridge.policy import SandboxSpec
+
+State = Literal["running", "unreachable", "ended"]
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One sandbox of this owner, as the engine knows it."""
+
+    name: str
+    state: State
+    """`unreachable`: the kernel's container runs, but the gateway that publishes its ports does not."""
+    image: str
+    network: str
+    connection_file: Path
+    """On the host; there while the sandbox runs."""
+    started_at: str
+    """ISO 8601, UTC, from the engine."""
+    workspace: str | None = None
+    ending: str | None = None
+    """Once `ended`: one sentence about how, e.g. `killed: out of memory (2 GiB)`."""
+
+
+class Launcher(Protocol):
+    """Starts sandboxes, finds them again, ends them. Every method may raise `LaunchError`."""
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox and write its connection file; the kernel inside may still be starting.
+
+        The name is claimed atomically (`NameTaken`). Everything is verified before the key is handed over. If a step
+        fails or the call is cancelled, everything that was made is removed.
+        """
+        ...
+
+    async def stop(self, name: str) -> bool:
+        """End the sandbox and remove all that belongs to it; False where there is none of that name."""
+        ...
+
+    async def sandboxes(self) -> list[Sandbox]:
+        """Every sandbox of this owner, also those that have ended and were not removed yet."""
+        ...
+
+    async def sweep(self) -> list[Sandbox]:
+        """Remove what has ended or was left behind by a killed bridge; returns the sandboxes that had ended."""
+        ...
+
+    async def revive(self, name: str) -> None:
+        """Bring back a lost gateway of a running kernel on exactly the ports it had."""
+        ...
+
+    async def restart_kernel(self, name: str) -> None:
+        """End the kernel process; the supervisor starts another on the same ports with the same key."""
+        ...
+
+    async def interrupt_kernel(self, name: str) -> None:
+        """Send the kernel process the interrupt signal, past its message channels."""
+        ...
+
+    async def restore_connection_file(self, name: str) -> None:
+        """Write a running sandbox's lost connection file again."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections to the engine; sandboxes go on."""
+        ...
+
+    async def last_ending(self, name: str, since: datetime | None = None) -> str | None:
+        """How the kernel process ended last, in one sentence; None where none has ended (after `since`)."""
+        ...

@@ -1,0 +1,54 @@
+"""Where a sandbox's channels are: inside its container, and for the clients on the host.
+
+The one rule: inside they are always Unix sockets; what a client sees is those same sockets in a host directory (network
+none) or the gateway's ports on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from bridge.connection import ConnectionInfo
+from bridge.launchers.docker.document import SOCKETS
+
+
+def orders(key: str, environment: Iterable[tuple[str, str]]) -> bytes:
+    """Return the one line for the supervisor's stdin: the connection as the kernel gets it, and what to pass to it."""
+    inside = over_sockets(key, Path(SOCKETS)).to_json()
+    return json.dumps({"connection": inside, "environment": dict(environment)}).encode() + b"\n"
+
+
+def over_sockets(key: str, directory: Path) -> ConnectionInfo:
+    """Return the connection over the sockets `k-1` to `k-5` of a directory."""
+    return ConnectionInfo(
+        transport="ipc",
+        ip=str(directory / "k"),
+        shell_port=1,
+        iopub_port=2,
+        stdin_port=3,
+        control_port=4,
+        hb_port=5,
+        key=key,
+    )
+
+
+def over_ports(key: str, ports: tuple[int, ...]) -> ConnectionInfo:
+    """Return the connection over the gateway's five ports."""
+    shell, iopub, stdin, control, heartbeat = ports
+    return ConnectionInfo(
+        transport="tcp",
+        ip="127.0.0.1",
+        shell_port=shell,
+        iopub_port=iopub,
+        stdin_port=stdin,
+        control_port=control,
+        hb_port=heartbeat,
+        key=key,
+    )
+
+
+def ports(info: ConnectionInfo) -> tuple[int, ...]:
+    """Return the five ports in the gateway's order."""
+    return (info.shell_port, info.iopub_port, info.stdin_port, info.control_port, info.hb_port)

@@ -1,0 +1,311 @@
+"""The Engine API, request by request: the only user of docker.
+
+The one rule: nothing that a user or an agent said reaches a request's path. docker-py does not escape it
+(`../volumes/x` is obeyed), so containers are named by the full ids that the engine gave, and images and volumes by text
+that has matched a pattern.
+
+docker-py is synchronous: each request runs in a thread of a limiter of its own. It is imported with the first request,
+because a server's start must not wait a tenth of a second for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from bridge.errors import LaunchError
+from bridge.launchers.docker import border
+from bridge.launchers.docker.border import REQUEST_TIMEOUT, Conflict, Missing, Refused
+from bridge.launchers.docker.document import Document
+from bridge.launchers.docker.host import Endpoint
+
+if TYPE_CHECKING:
+    import docker
+
+T = TypeVar("T")
+
+CONCURRENT_REQUESTS = 8
+_OLDEST_API = "1.41"
+"""Of engine 20.10."""
+_ID = re.compile(r"[0-9a-f]{64}")
+_IMAGE = re.compile(
+    r"(?=.{1,400}\Z)(sha256:[0-9a-f]{64}|[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64}))"
+)
+_VOLUME = re.compile(r"kernel-bridge\.[a-z0-9-]+\.[0-9a-f]+\.[0-9a-f]+")
+
+
+async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Run calls at the same time and return their results; the first failure ends the others and is raised itself."""
+    results: list[Any] = [None] * len(calls)
+
+    async def run(index: int, call: Callable[[], Awaitable[Any]]) -> None:
+        results[index] = await call()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for index, call in enumerate(calls):
+                group.start_soon(run, index, call)
+    except BaseExceptionGroup as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from first.__cause__
+    return results
+
+
+class Stdin:
+    """A container's attached standard input, to be given one line."""
+
+    def __init__(self, connection: socket.socket, response: Any) -> None:
+        self._connection = connection
+        self._response = response  # it owns the connection: collected, it would close it
+
+    def send_and_close(self, line: bytes) -> None:
+        """Send the line and the end of the input; the engine passes both on, also when we are gone by then.
+
+        There is no waiting for its own end of the connection: engine 20.10 does not always close it.
+        """
+        self._connection.settimeout(REQUEST_TIMEOUT)
+        self._connection.sendall(line)
+        self._connection.shutdown(socket.SHUT_WR)
+        self.close()
+
+    def close(self) -> None:
+        """End the input; a supervisor that has got no line then ends."""
+        self._connection.close()
+        self._response.close()
+
+
+class Engine:
+    """One local engine. Every method may raise a `LaunchError`; its text says what was being done (`border.py`)."""
+
+    def __init__(self, endpoint: Callable[[], Endpoint]) -> None:
+        self._endpoint = endpoint
+        self._limiter = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
+        self._making = threading.Lock()
+        self._client: docker.APIClient | None = None
+
+    def close(self) -> None:
+        """Close the connections to the engine; the next request opens new ones."""
+        with self._making:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    # -- looking: a cancelled one is left to its thread
+
+    async def info(self) -> dict[str, Any]:
+        """Return what the engine says of itself and its machine (GET /info)."""
+        return await self._look("ask the engine about itself", lambda client: client.info())
+
+    async def image(self, reference: str) -> dict[str, Any]:
+        """Return an image's inspect; raises `Missing`."""
+        if not _IMAGE.fullmatch(reference):
+            raise LaunchError(f"{reference[:100]!r} is not a full image reference, so the engine was not asked for it.")
+
+        def inspect(client: docker.APIClient) -> dict[str, Any]:
+            return client.inspect_image(reference)  # type: ignore[no-untyped-call,no-any-return]
+
+        return await self._look("look for the image", inspect)
+
+    async def containers(self, *labels: str) -> list[dict[str, Any]]:
+        """Return the containers, running or not, that carry all the labels (`name` or `name=value`)."""
+        filters = {"label": list(labels)}
+        return await self._look("list the containers", lambda client: client.containers(all=True, filters=filters))
+
+    async def volumes(self, *labels: str) -> list[dict[str, Any]]:
+        """Return the volumes that carry all the labels."""
+        filters = {"label": list(labels)}
+        found = await self._look("list the volumes", lambda client: client.volumes(filters=filters))
+        return found.get("Volumes") or []
+
+    async def container(self, container: str) -> dict[str, Any]:
+        """Return a container's inspect; raises `Missing`."""
+        full = _id(container)
+        return await self._look("look at the container", lambda client: client.inspect_container(full))
+
+    async def execute(self, container: str, command: list[str]) -> str:
+        """Run a command inside, as the container's own user, and return its standard output; bounded in time."""
+        full = _id(container)
+
+        def run(client: docker.APIClient) -> str:
+            made = client.exec_create(full, command, stderr=False)
+            return _text(client.exec_start(made["Id"]))
+
+        # docker-py waits without end here, and code inside could stop what we run there
+        with anyio.move_on_after(REQUEST_TIMEOUT):
+            return await self._look("look into the container", run)
+        raise LaunchError(f"The container could not be looked into within {REQUEST_TIMEOUT:g} s.")
+
+    async def logs(
+        self, container: str, *, stdout: bool, since: datetime | None = None, tail: int | None = None
+    ) -> str:
+        """Return the supervisor's own lines (stdout) or what the kernel's process wrote (stderr)."""
+        full = _id(container)
+
+        def read(client: docker.APIClient) -> str:
+            after = since.astimezone(UTC).timestamp() if since else None
+            return _text(
+                client.logs(full, stdout=stdout, stderr=not stdout, since=after, tail="all" if tail is None else tail)
+            )
+
+        return await self._look("read the container's log", read)
+
+    # -- changing: a cancelled one is waited for, so that what it makes can be found and removed
+
+    async def create(self, document: Document, name: str) -> str:
+        """Create a container and return its id; raises `Conflict` where the name is in use."""
+
+        def create(client: docker.APIClient) -> dict[str, Any]:
+            return client.create_container_from_config(document, name)  # type: ignore[no-untyped-call,no-any-return]
+
+        made = await self._change("create the container", create)
+        if made.get("Warnings"):
+            # "... limit discarded": it would run without something that was asked for
+            raise Refused(
+                f"The engine cannot do what was asked for: {' '.join(made['Warnings'])} Nothing was started. Change "
+                "the machine or the engine so that it can (for swap limits: the boot parameter swapaccount=1).",
+                " ".join(made["Warnings"]),
+            )
+        return str(made["Id"])
+
+    async def attach(self, container: str) -> Stdin:
+        """Attach the standard input of a container that was not started yet."""
+        full = _id(container)
+
+        def attach(client: docker.APIClient) -> Stdin:
+            raw = client.attach_socket(full, params={"stdin": 1, "stream": 1})
+            # docker-py keeps the response, which owns the connection, on the raw stream that it returns
+            response = vars(raw).get("_response", raw)
+            return Stdin(socket.fromfd(raw.fileno(), socket.AF_UNIX, socket.SOCK_STREAM), response)
+
+        return await self._change("attach to the container", attach)
+
+    async def send(self, stdin: Stdin, line: bytes) -> None:
+        """Send the one line."""
+        await self._change("hand the connection over", lambda _: stdin.send_and_close(line))
+
+    async def start(self, container: str) -> None:
+        """Start a container."""
+        full = _id(container)
+        await self._change("start the container", lambda client: client.start(full))
+
+    async def kill(self, container: str, signal: str) -> None:
+        """Send a signal to a container's first process; raises `Conflict` where it does not run."""
+        full = _id(container)
+        await self._change(f"send {signal} to the container", lambda client: client.kill(full, signal))
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove a container; one that is gone, or going, is fine."""
+        full = _id(container)
+
+        def remove(client: docker.APIClient) -> None:
+            client.remove_container(full, force=True, v=True)
+
+        try:
+            await self._change("remove the container", remove)
+        except (Missing, Conflict):  # 409: somebody else is removing it
+            return
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume; False where a container still uses it."""
+        if not _VOLUME.fullmatch(name):
+            raise LaunchError(f"The volume {name[:100]!r} is not named as ours are, so it was left alone.")
+        try:
+            await self._change("remove the volume", lambda client: client.remove_volume(name))
+        except Missing:
+            return True
+        except Conflict:
+            return False
+        return True
+
+    # -- the way there
+
+    async def _look(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
+        call = functools.partial(self._request, doing, request)
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def _change(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
+        call = _Call(functools.partial(self._request, doing, request))
+        try:
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(call.settle, abandon_on_cancel=True)
+            raise
+
+    def _request(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
+        try:
+            return request(self._connect())
+        except border.foreign() as error:
+            raise border.translated(doing, error, self._endpoint()) from error
+
+    def _connect(self) -> docker.APIClient:
+        with self._making:
+            if self._client is None:
+                endpoint = self._endpoint()
+                # docker-py would lose, unclosed, a socket that cannot be connected
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(REQUEST_TIMEOUT)
+                    probe.connect(str(endpoint.socket))
+                import docker  # noqa: PLC0415 - see the module's docstring
+
+                made = functools.partial(docker.APIClient, endpoint.url, timeout=int(REQUEST_TIMEOUT))
+                with contextlib.closing(made(version=_OLDEST_API)) as asking:
+                    spoken = str(asking.version(api_version=False)["ApiVersion"])
+                self._client = made(version=spoken)
+                self._client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
+            return self._client
+
+
+class _Call:
+    """A request in a thread. One that was begun is waited for after a cancellation; any other never begins."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._deciding = threading.Lock()
+        self._begun = False
+        self._abandoned = False
+        self._result: Any = None
+        self._ended = threading.Event()
+
+    def __call__(self) -> Any:
+        with self._deciding:
+            if self._abandoned:
+                return None
+            self._begun = True
+        try:
+            self._result = self._work()
+            return self._result
+        finally:
+            self._ended.set()
+
+    def settle(self) -> None:
+        """Wait, bounded, until nothing can come of the request any more."""
+        with self._deciding:
+            self._abandoned = True
+            begun = self._begun
+        if begun:
+            self._ended.wait(REQUEST_TIMEOUT)
+        if isinstance(self._result, Stdin):
+            self._result.close()
+
+
+def _id(container: str) -> str:
+    if not _ID.fullmatch(container):
+        raise LaunchError(f"{container[:100]!r} is not a container's full id, so the engine was not asked about it.")
+    return container
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

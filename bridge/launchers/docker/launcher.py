@@ -1,0 +1,240 @@
+"""Sandboxes as the rest of the bridge knows them: `bridge.launchers.Launcher`, done with the Docker Engine.
+
+The one rule: a sandbox is what the engine's labels say it is. Nothing about it is kept in this process, so any bridge
+of the same owner finds, restarts and ends it, also after the one that started it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from bridge.connection import load, save
+from bridge.errors import BadConnectionFile, LaunchError, NoSuchKernel
+from bridge.launchers import Sandbox, State
+from bridge.launchers.docker import connections, endings, host, image, owner, removal, starting, verification
+from bridge.launchers.docker.border import Conflict, Missing, Refused
+from bridge.launchers.docker.document import PRIVATE, gateway_document
+from bridge.launchers.docker.engine import Engine, together
+from bridge.launchers.docker.inventory import Container, Inventory, look
+from bridge.policy import SandboxSpec
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class DockerLauncher:
+    """Making one costs nothing: the engine is looked for, and docker imported, with the first request.
+
+    `host` is an address as in DOCKER_HOST; without it the environment, the docker CLI's context and the well-known
+    sockets are asked. Close it when it is not needed any more; a closed one may be used again.
+    """
+
+    def __init__(self, host_address: str | None = None, *, environ: Mapping[str, str] | None = None) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._engine = Engine(lambda: host.find(host_address, self._environ))
+
+    def close(self) -> None:
+        """Close the connections to the engine; sandboxes go on."""
+        self._engine.close()
+
+    @property
+    def owner(self) -> str:
+        """Whose sandboxes these are: the value of the owner label."""
+        return owner.current_owner(self._environ)
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox and write its connection file; see `Launcher.start`.
+
+        Raises `ImageNotFound`, `NameTaken`, `PolicyRefused` (max_running), `PolicyNotEnforceable`, `EngineUnavailable`
+        or another `LaunchError`.
+        """
+        started = await starting.start(self._engine, self.owner, spec, self._environ)
+        return Sandbox(
+            name=spec.name,
+            state="running",
+            image=spec.image,
+            network=spec.network,
+            connection_file=started.connection_file,
+            started_at=started.started_at,
+            workspace=str(spec.workspace.path) if spec.workspace else None,
+        )
+
+    async def stop(self, name: str) -> bool:
+        """End the sandbox and remove all that belongs to it; False where there is none of that name."""
+        there = (await self._look(volumes=True)).of(owner.checked_name(name))
+        await removal.remove(self._engine, there)
+        return bool(there.containers or there.volumes)
+
+    async def sandboxes(self) -> list[Sandbox]:
+        """Return every sandbox of this owner by name, also those that have ended and were not swept yet."""
+        there = await self._look()
+        kernels = [each for each in there.kernels() if each.state not in ("created", "removing")]
+        found = await together(*(partial(self._describe, each, there) for each in kernels))
+        return sorted((each for each in found if each is not None), key=lambda each: str(each.name))
+
+    async def sweep(self) -> list[Sandbox]:
+        """Remove what has ended and what was left behind by starts and bridges that were killed.
+
+        Returns the sandboxes that had ended, each with how; running ones are never touched.
+        """
+        ended = [each for each in await self.sandboxes() if each.state == "ended"]
+        there = await self._look(volumes=True)
+        for kernel in there.kernels():
+            if kernel.ended:
+                await removal.remove(self._engine, there.of_start(kernel.start))
+        await removal.sweep_leftovers(self._engine, self.owner, await self._look(volumes=True))
+        return ended
+
+    async def revive(self, name: str) -> None:
+        """Bring back a lost gateway of a running kernel on exactly the ports it had; one that runs is left alone.
+
+        Where the connection file is lost too, the engine chooses ports and the file is written anew.
+        """
+        there = await self._look()
+        kernel = self._running(name, there)
+        old = there.gateway(kernel)
+        if kernel.labels.get(owner.NETWORK) != "isolated" or (old and old.state == "running"):
+            return
+        try:
+            asked_ports = connections.ports(load(kernel.connection_file))
+        except BadConnectionFile:
+            asked_ports = None
+        inspected = await self._engine.container(kernel.id)
+        uid, _, gid = inspected["Config"]["User"].partition(":")
+        asked = gateway_document(
+            image_id=inspected["Image"],
+            image_environment=image.names(await self._engine.image(inspected["Image"])),
+            uid=int(uid),
+            gid=int(gid),
+            volume=f"{owner.stem(name, self.owner)}.{kernel.start}",
+            labels={key: value for key, value in kernel.labels.items() if key in owner.ALL and key != owner.ROLE},
+            ports=asked_ports,
+        )
+        if old:
+            await self._engine.remove(old.id)
+        try:
+            gateway = await self._engine.create(asked, f"{owner.stem(name, self.owner)}.gateway")
+        except Conflict:
+            return  # another bridge is just doing the same
+        try:
+            await self._engine.start(gateway)
+            made = await self._engine.container(gateway)
+            found = verification.container_problems(asked, made) + verification.network_problems(asked, made)
+            verification.refuse(f"{name} (its gateway)", found)
+        except BaseException as error:
+            await removal.drop(self._engine, gateway)
+            if isinstance(error, Refused) and asked_ports:
+                raise LaunchError(
+                    f"The gateway of sandbox {name} could not come back on its ports {asked_ports} ({error.detail}). "
+                    "The kernel still runs and its variables are there. Free the ports and try again."
+                ) from error
+            raise
+        if asked_ports is None:
+            await self.restore_connection_file(name)
+
+    async def restore_connection_file(self, name: str) -> None:
+        """Write a running sandbox's lost connection file again: the key from its supervisor, the ports from the engine.
+
+        Only the key is taken from inside, and only if it is one: everything else there could have been changed.
+        """
+        there = await self._look()
+        kernel = self._running(name, there)
+        # bounded: code inside may have put there what cannot be read to its end
+        inside = await self._engine.execute(
+            kernel.id, ["/usr/bin/timeout", "3", "/bin/cat", f"{PRIVATE}/connection.json"]
+        )
+        try:
+            key = str(json.loads(inside)["key"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            key = ""
+        if not _KEY.fullmatch(key):
+            raise LaunchError(
+                f"The key of sandbox {name} could not be read back, so its connection file cannot be written again. "
+                f"The kernel still runs, but nothing new can connect to it. Stop it (kernel-bridge stop {name}) and "
+                "start it again."
+            )
+        if kernel.socket_directory:
+            info = connections.over_sockets(key, kernel.socket_directory)
+        else:
+            gateway = there.gateway(kernel)
+            if gateway is None:
+                raise LaunchError(f"The gateway of sandbox {name} is lost too; bring it back first.")
+            ports = verification.published_ports(await self._engine.container(gateway.id))
+            info = connections.over_ports(key, ports)
+        try:
+            save(info, kernel.connection_file)
+        except OSError as error:
+            raise LaunchError(
+                f"The connection file {kernel.connection_file} cannot be written again: {error.strerror}."
+            ) from None
+
+    async def restart_kernel(self, name: str) -> None:
+        """End the kernel process; the supervisor starts another on the same ports with the same key."""
+        await self._signal(name, "SIGHUP")
+
+    async def interrupt_kernel(self, name: str) -> None:
+        """Send the kernel's process group the interrupt signal, past its message channels."""
+        await self._signal(name, "SIGINT")
+
+    async def last_ending(self, name: str, since: datetime | None = None) -> str | None:
+        """How the kernel process ended last, in one sentence; None where none has ended (after `since`)."""
+        kernel = (await self._look()).kernel(owner.checked_name(name))
+        if kernel is None:
+            raise _none(name)
+        # all of it: the engine counts a tail before it leaves out what the kernel wrote
+        lines = await self._engine.logs(kernel.id, stdout=True, since=since)
+        return endings.last_kernel_ending(lines, since)
+
+    async def _signal(self, name: str, signal: str) -> None:
+        kernel = self._running(name, await self._look())
+        try:
+            await self._engine.kill(kernel.id, signal)
+        except (Missing, Conflict):
+            raise _none(name) from None
+
+    async def _look(self, *, volumes: bool = False) -> Inventory:
+        return await look(self._engine, self.owner, volumes=volumes)
+
+    def _running(self, name: str, there: Inventory) -> Container:
+        kernel = there.kernel(owner.checked_name(name))
+        if kernel is None or kernel.state != "running":
+            raise _none(name)
+        return kernel
+
+    async def _describe(self, kernel: Container, there: Inventory) -> Sandbox | None:
+        try:
+            inspected = await self._engine.container(kernel.id)
+        except Missing:  # removed since the listing
+            return None
+        ended = (inspected.get("State") or {}).get("Status") in ("exited", "dead")
+        labels = kernel.labels
+        return Sandbox(
+            name=kernel.name,
+            state="ended" if ended else _state(kernel, there, inspected),
+            image=labels.get(owner.IMAGE, ""),
+            network=labels.get(owner.NETWORK, ""),
+            connection_file=kernel.connection_file,
+            started_at=str((inspected.get("State") or {}).get("StartedAt", "")),
+            workspace=labels.get(owner.WORKSPACE) or None,
+            ending=endings.container_ending(inspected) if ended else None,
+        )
+
+
+def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:
+    if (inspected.get("State") or {}).get("Paused"):
+        return "unreachable"
+    gateway = there.gateway(kernel)
+    lost = kernel.labels.get(owner.NETWORK) == "isolated" and (gateway is None or gateway.state != "running")
+    return "unreachable" if lost else "running"
+
+
+def _none(name: str) -> NoSuchKernel:
+    return NoSuchKernel(
+        f"No sandbox of yours named {name} is running. See which there are (kernel-bridge ls), or start it "
+        f"(kernel-bridge up {name})."
+    )

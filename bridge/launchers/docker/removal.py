@@ -1,0 +1,151 @@
+"""Ending a sandbox and sweeping up: the one place that removes anything.
+
+The one rule: a sandbox's connection file goes first and the kernel's container, which holds the claim to the name, goes
+last: so a new sandbox of the same name can never lose its own. What cannot be removed now carries its labels and is
+found by the next sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from bridge.connection import load, runtime_directory
+from bridge.errors import BadConnectionFile, LaunchError
+from bridge.launchers.docker import places
+from bridge.launchers.docker.engine import Engine, together
+from bridge.launchers.docker.inventory import Container, Inventory, look
+
+CLEAN_UP = 60.0
+"""Seconds that a clean-up may take after a failure or a cancellation; usual is a quarter of one."""
+_VOLUME_TRIES, _VOLUME_PAUSE = 20, 0.1
+"""The engine unmounts a volume a moment after it has removed the container."""
+FILE_PREFIX = "kernel-bridge-"
+
+
+def connection_file_name(name: str) -> str:
+    """Return the connection file's name of a sandbox, in Jupyter's runtime directory."""
+    return f"{FILE_PREFIX}{name}.json"
+
+
+async def remove(engine: Engine, doomed: Inventory) -> None:
+    """Remove containers, volumes, and with each kernel's container its connection file and socket directory.
+
+    Everything is tried; raises the first `LaunchError` at the end.
+    """
+    kernels = doomed.kernels()
+    for kernel in kernels:
+        remove_connection_file(kernel, doomed)
+    gateways = [each for each in doomed.containers if each not in kernels]
+    failures = await _all(
+        *(partial(engine.remove, each.id) for each in gateways), *(partial(_end, engine, each) for each in kernels)
+    )
+    failures += await _all(*(partial(engine.remove, each.id) for each in kernels))
+    for kernel in kernels:
+        if kernel.socket_directory:
+            places.remove_socket_directory(kernel.socket_directory)
+    failures += await _all(*(partial(_remove_volume, engine, each.name) for each in doomed.volumes))
+    if failures:
+        raise failures[0]
+
+
+async def undo(engine: Engine, who: str, start: str, directory: Path | None) -> None:
+    """Remove all that one start made, whatever it had come to; shielded from cancellation and bounded in time."""
+    with anyio.move_on_after(CLEAN_UP, shield=True):
+        try:
+            await remove(engine, (await look(engine, who)).of_start(start))
+        except LaunchError:
+            pass  # the first error is the one to tell; what is left carries our labels, and the next sweep removes it
+        finally:
+            if directory:
+                places.remove_socket_directory(directory)
+
+
+async def drop(engine: Engine, container: str) -> None:
+    """Remove one container after a failure; shielded from cancellation and bounded in time."""
+    with anyio.move_on_after(CLEAN_UP, shield=True), contextlib.suppress(LaunchError):
+        await engine.remove(container)
+
+
+async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
+    """Remove what belongs to no sandbox, of this owner only: in the engine, and on the host."""
+    await remove(engine, there.leftovers())
+    # A file is written after its container was made: what no later listing claims is nobody's.
+    files = list(runtime_directory().glob(f"{FILE_PREFIX}*.json"))
+    there = await look(engine, who, volumes=False)
+    used = [*there.containers, *there.others]
+    await anyio.to_thread.run_sync(
+        _sweep_host,
+        [path for path in files if path not in {each.connection_file for each in used}],
+        {each.socket_directory for each in used if each.socket_directory},
+    )
+
+
+def remove_connection_file(kernel: Container, there: Inventory) -> None:
+    """Remove a sandbox's connection file, unless another owner's sandbox has taken its place."""
+    path = kernel.connection_file
+    if path.name == connection_file_name(kernel.name) and not any(
+        each.connection_file == path for each in there.others
+    ):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+async def _end(engine: Engine, kernel: Container) -> None:
+    """Kill, so that the sockets close and the gateway goes while the rest is under way."""
+    if kernel.state in ("running", "paused"):
+        with contextlib.suppress(LaunchError):
+            await engine.kill(kernel.id, "SIGKILL")
+
+
+async def _remove_volume(engine: Engine, name: str) -> None:
+    for _ in range(_VOLUME_TRIES):
+        if await engine.remove_volume(name):
+            return
+        await anyio.sleep(_VOLUME_PAUSE)
+
+
+async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
+    """Run all the calls at the same time, whichever fail, and return the failures."""
+    failures: list[LaunchError] = []
+
+    async def run(call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except LaunchError as error:
+            failures.append(error)
+
+    await together(*(partial(run, call) for call in calls))
+    return failures
+
+
+def _sweep_host(files: list[Path], used_directories: set[Path]) -> None:
+    for path in files:
+        if _is_stale(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for directory in places.stale_socket_directories(used_directories):
+        places.remove_socket_directory(directory)
+
+
+def _is_stale(path: Path) -> bool:
+    """Tell whether nobody listens behind an unclaimed connection file; it may be another engine's sandbox's."""
+    try:
+        info = load(path)
+    except BadConnectionFile:
+        return False
+    if info.transport == "ipc":
+        return not places.listens(Path(f"{info.ip}-{info.hb_port}"))
+    if not info.is_loopback():
+        return False
+    try:
+        socket.create_connection((info.ip, info.hb_port), timeout=0.5).close()
+    except OSError:
+        return True
+    return False

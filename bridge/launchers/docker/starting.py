@@ -1,0 +1,251 @@
+"""One start: from a decided spec to two sealed, verified containers and a connection file.
+
+The one rule: the key is handed over only after everything was verified, and whatever happens before the connection file
+is there (an error, a cancellation at any await) ends with nothing left of this start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bridge.connection import ConnectionInfo, runtime_directory, save
+from bridge.errors import LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
+from bridge.launchers.docker import connections, endings, image, owner, places, removal, verification
+from bridge.launchers.docker.border import Conflict, Missing
+from bridge.launchers.docker.document import SOCKETS, Documents, Facts, documents
+from bridge.launchers.docker.engine import Engine, Stdin, together
+from bridge.launchers.docker.inventory import Inventory, look
+from bridge.launchers.docker.verification import Directory
+from bridge.policy import SandboxSpec
+
+
+@dataclass(frozen=True)
+class Started:
+    """What came of it."""
+
+    connection_file: Path
+    started_at: str
+
+
+async def start(engine: Engine, who: str, spec: SandboxSpec, environ: Mapping[str, str] = os.environ) -> Started:
+    """Start one sandbox; see `Launcher.start`."""
+    owner.checked_name(spec.name)
+    number = secrets.token_hex(8)
+    with contextlib.ExitStack() as held:
+        made = _Start(engine, who, spec, number=number, environ=environ, held=held)
+        try:
+            return await made.run()
+        except BaseException as error:
+            explained = await made.explain(error)
+            await removal.undo(engine, who, number, made.socket_directory)
+            if explained:
+                raise explained from error
+            raise
+
+
+class _Start:
+    """The steps, in the order in which they are done."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        who: str,
+        spec: SandboxSpec,
+        *,
+        number: str,
+        environ: Mapping[str, str],
+        held: contextlib.ExitStack,
+    ) -> None:
+        self._engine = engine
+        self._who = who
+        self._spec = spec
+        self._number = number
+        self._environ = environ
+        self._held = held
+        self._kernel: str | None = None
+        self.socket_directory: Path | None = None
+
+    async def run(self) -> Started:
+        facts = await self._gather()
+        asked = documents(self._spec, facts)
+        self._kernel = await self._claim(asked)
+        (stdin, kernel, inside), gateway, _ = await together(
+            partial(self._run_kernel, self._kernel), partial(self._run_gateway, asked), self._recount
+        )
+        self._verify(asked, kernel, inside, gateway)
+        key = secrets.token_hex(32)
+        await self._engine.send(stdin, connections.orders(key, self._spec.environment))
+        outside = self._connection(key, gateway)
+        try:
+            save(outside, facts.connection_file)
+        except OSError as error:
+            raise LaunchError(
+                f"The connection file {facts.connection_file} could not be written ({error.strerror}), so the sandbox "
+                "was removed again. Make that directory writable, or set JUPYTER_RUNTIME_DIR to one that is."
+            ) from None
+        return Started(facts.connection_file, kernel["State"]["StartedAt"])
+
+    async def _gather(self) -> Facts:
+        spec = self._spec
+        info, picture, there = await together(
+            self._engine.info, self._inspect_image, partial(look, self._engine, self._who, volumes=False)
+        )
+        chosen = image.checked(spec.image, picture)
+        connection_file = runtime_directory() / removal.connection_file_name(spec.name)
+        self._refuse_too_many(there)
+        if any(each.connection_file == connection_file and not each.ended for each in there.others):
+            raise NameTaken(
+                f"Another owner's sandbox {spec.name} uses {connection_file}. Nothing was started. Choose another "
+                "name, or set JUPYTER_RUNTIME_DIR to a directory of your own."
+            )
+        mapped = any(each.startswith(("name=userns", "name=rootless")) for each in info.get("SecurityOptions") or [])
+        self._refuse_what_the_engine_cannot(info, mapped=mapped)
+        user = places.choose_user(
+            spec,
+            caller=places.User(os.geteuid(), os.getegid()),
+            workspace_owner=places.workspace_owner(spec.workspace) if spec.workspace else None,
+            uids=places.MAPPED_UIDS if mapped else places.OWN_UIDS,
+            taken={int(each.labels.get(owner.UID) or 0) for each in (*there.containers, *there.others)},
+        )
+        if spec.workspace:
+            places.check_enterable(spec.workspace, user)
+        if spec.network == "none":
+            self.socket_directory = places.make_socket_directory(user, self._environ)
+        return Facts(
+            owner=self._who,
+            start=self._number,
+            image_id=chosen.id,
+            image_environment=chosen.environment,
+            uid=user.uid,
+            gid=user.gid,
+            connection_file=connection_file,
+            timezone=places.timezone(self._environ),
+            engine_cpus=int(info.get("NCPU") or 1),
+            socket_directory=self.socket_directory,
+        )
+
+    async def _inspect_image(self) -> dict[str, Any]:
+        try:
+            return await self._engine.image(self._spec.image)
+        except Missing:
+            raise image.missing(self._spec.image) from None
+
+    def _refuse_too_many(self, there: Inventory) -> None:
+        running = sorted(each.name for each in there.running() if each.start != self._number)
+        if len(running) >= self._spec.max_running:
+            raise PolicyRefused(
+                f"Sandbox {self._spec.name} was not started: the policy allows {self._spec.max_running} to run at the "
+                f"same time (max_running), and there are {len(running)} already ({', '.join(running)}). Stop one that "
+                "is not needed any more (kernel-bridge stop NAME)."
+            )
+
+    def _refuse_what_the_engine_cannot(self, info: Mapping[str, Any], *, mapped: bool) -> None:
+        spec = self._spec
+        runtimes = sorted(info.get("Runtimes") or {})
+        if spec.runtime and spec.runtime not in runtimes:
+            raise PolicyNotEnforceable(
+                f"The policy's runtime {spec.runtime!r} is not known to the engine, which has {', '.join(runtimes)}. "
+                "Nothing was started. Configure it in the engine, or change the policy."
+            )
+        desktop = sys.platform != "linux" or "Docker Desktop" in str(info.get("OperatingSystem"))
+        if spec.network == "none" and (desktop or mapped):
+            why = "runs in a virtual machine" if desktop else "maps the uids of its containers"
+            raise PolicyNotEnforceable(
+                f"Network none needs Unix sockets shared between this host and the container, and this engine {why}. "
+                "Nothing was started. Use network isolated: the kernel has no network device there either."
+            )
+
+    async def _claim(self, asked: Documents) -> str:
+        """Create the kernel's container: its name is the claim, and the engine lets only one have it."""
+        for _ in range(2):
+            with contextlib.suppress(Conflict):
+                return await self._engine.create(asked.kernel, asked.kernel_name)
+            there = (await look(self._engine, self._who)).of(self._spec.name)
+            holder = there.kernel(self._spec.name)
+            if holder is None or not (holder.ended or holder.abandoned):
+                break
+            await removal.remove(self._engine, there)
+        raise NameTaken(
+            f"A sandbox named {self._spec.name} is there already. Nothing was started. Connect to it, choose another "
+            f"name, or end it first (kernel-bridge stop {self._spec.name})."
+        )
+
+    async def _run_kernel(self, kernel: str) -> tuple[Stdin, dict[str, Any], str]:
+        # attached before it starts: the supervisor's stdin is open from its first instruction on
+        stdin = await self._engine.attach(kernel)
+        self._held.callback(stdin.close)
+        await self._engine.start(kernel)
+        command = verification.look_inside(self._directories())
+        inspected, inside = await together(
+            partial(self._engine.container, kernel), partial(self._engine.execute, kernel, command)
+        )
+        return stdin, inspected, inside
+
+    async def _run_gateway(self, asked: Documents) -> dict[str, Any] | None:
+        if asked.gateway is None:
+            return None
+        try:
+            gateway = await self._engine.create(asked.gateway, asked.gateway_name)
+        except Conflict:
+            # The name of the sandbox is ours by now: what still has the gateway's was left behind by an earlier one.
+            there = (await look(self._engine, self._who)).of(self._spec.name)
+            await removal.remove(self._engine, there.without(self._number))
+            gateway = await self._engine.create(asked.gateway, asked.gateway_name)
+        await self._engine.start(gateway)
+        return await self._engine.container(gateway)
+
+    async def _recount(self) -> None:
+        """Count again now that ours is there: two starts at the same time see each other here, if not before."""
+        self._refuse_too_many(await look(self._engine, self._who, volumes=False))
+
+    def _directories(self) -> list[Directory]:
+        directories = []
+        if self.socket_directory:
+            about = self.socket_directory.stat()
+            directories.append(Directory(SOCKETS, about.st_dev, about.st_ino))
+        if self._spec.workspace:
+            workspace = self._spec.workspace
+            directories.append(Directory(str(workspace.path), workspace.device, workspace.inode))
+        return directories
+
+    def _verify(
+        self, asked: Documents, kernel: Mapping[str, Any], inside: str, gateway: Mapping[str, Any] | None
+    ) -> None:
+        problems = verification.container_problems(asked.kernel, kernel)
+        problems += verification.network_problems(asked.kernel, kernel)
+        problems += verification.inside_problems(asked.kernel, inside, self._directories())
+        if asked.gateway is not None and gateway is not None:
+            found = verification.container_problems(asked.gateway, gateway)
+            found += verification.network_problems(asked.gateway, gateway)
+            problems += [f"of the gateway: {each}" for each in found]
+        verification.refuse(self._spec.name, problems)
+
+    def _connection(self, key: str, gateway: Mapping[str, Any] | None) -> ConnectionInfo:
+        if self.socket_directory:
+            return connections.over_sockets(key, self.socket_directory)
+        return connections.over_ports(key, verification.published_ports(gateway or {}))
+
+    async def explain(self, error: BaseException) -> LaunchError | None:
+        """Where the kernel's container ended meanwhile, that is the reason, and not what it made fail."""
+        if self._kernel is None or not isinstance(error, LaunchError) or isinstance(error, NameTaken | PolicyRefused):
+            return None
+        with contextlib.suppress(LaunchError), anyio.move_on_after(5.0):
+            inspected = await self._engine.container(self._kernel)
+            if (inspected.get("State") or {}).get("Status") not in ("exited", "dead"):
+                return None
+            said = endings.failure(await self._engine.logs(self._kernel, stdout=True, tail=20))
+            return LaunchError(
+                f"The container of sandbox {self._spec.name} ended as soon as it was started: "
+                f"{said or endings.container_ending(inspected)}. Everything of it was removed."
+            )
+        return None

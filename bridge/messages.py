@@ -1,0 +1,30 @@
+"""One Jupyter message as the channels deliver it: verified, parsed, frozen.
+
+The one rule: nothing above `channels` sees a frame or a signature, nothing below it sees a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Channel = Literal["shell", "control", "stdin", "iopub"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message from the kernel; the `parent_…` fields are about the request that it belongs to."""
+
+    channel: Channel
+    msg_type: str
+    kernel: str
+    """`header.session`: one value for the life of a kernel process, so a change of it is a new process."""
+    content: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    parent_id: str
+    parent_type: str
+    parent_session: str
+    parent_username: str
+    in_subshell: bool
+    """The request ran in a subshell (JEP 91), beside the main one, so it does not keep the kernel busy."""

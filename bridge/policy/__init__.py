@@ -1,0 +1,41 @@
+"""The policy: what may be started and attached to, read strictly, decided in one place. The only importer of `yaml`.
+
+The one rule: fail closed. A policy that cannot be read in full, trusted and enforced is none at all, and what it does
+not allow by name is refused, with every reason and what is allowed instead.
+"""
+
+from bridge.policy.decision import SandboxRequest, SandboxSpec, Workspace, asked_memory, decide
+from bridge.policy.limits import Limits
+from bridge.policy.loading import BUILT_IN, built_in, built_in_text, load, parse
+from bridge.policy.model import Attach, Audit, Calls, Egress, ImageRule, Mount, Policy, SandboxPolicy
+from bridge.policy.narrowing import wider_than
+from bridge.policy.search import find
+from bridge.policy.units import format_duration, format_size, parse_duration, parse_size
+
+__all__ = [
+    "BUILT_IN",
+    "Attach",
+    "Audit",
+    "Calls",
+    "Egress",
+    "ImageRule",
+    "Limits",
+    "Mount",
+    "Policy",
+    "SandboxPolicy",
+    "SandboxRequest",
+    "SandboxSpec",
+    "Workspace",
+    "asked_memory",
+    "built_in",
+    "built_in_text",
+    "decide",
+    "find",
+    "format_duration",
+    "format_size",
+    "load",
+    "parse",
+    "parse_duration",
+    "parse_size",
+    "wider_than",
+]

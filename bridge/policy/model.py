@@ -1,0 +1,270 @@
+"""The policy's schema: frozen values, each with its bounds and the words that say what may be written.
+
+The one rule: nothing is accepted that is not enforced. A setting that this version only knows is refused as not
+supported yet unless it has its empty value; an unknown one is refused as unknown. What is never negotiable (no
+capabilities, never privileged, never the engine's socket) is in no schema at all.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+from bridge.policy import images as references
+from bridge.policy.limits import SETTINGS, Limits
+from bridge.policy.units import problem, written
+from bridge.policy.values import (
+    ENDING,
+    GPUS,
+    KEPT,
+    MAX_RUNNING,
+    OUTPUT,
+    PORT,
+    RESULT,
+    RUNTIME_DIRECTORY,
+    TIMEOUT,
+    Address,
+    AttachDirectory,
+    Digest,
+    FilePath,
+    Host,
+    Image,
+    Mode,
+    Network,
+    NetworkRange,
+    Repository,
+    Runtime,
+    Source,
+    Tag,
+    VariableName,
+    Version,
+)
+
+NOT_YET: dict[str, Any] = {
+    "sandbox.egress": (),
+    "sandbox.ca_bundle": None,
+    "sandbox.gpus": 0,
+    "sandbox.idle_timeout": None,
+    "sandbox.max_lifetime": None,
+    "calls.kept_output": None,
+    "audit.file": None,
+}
+"""Settings that are not enforced yet, with the only value that they may have until then."""
+NOT_SUPPORTED = "not supported yet by this version"
+
+
+def not_supported(setting: str, value: object) -> str | None:
+    """Why a value of a setting like `sandbox.gpus` cannot be had from this version, or None."""
+    if setting not in NOT_YET or value == NOT_YET[setting]:
+        return None
+    empty = {None: "null", (): "[]"}.get(NOT_YET[setting], str(NOT_YET[setting]))
+    return f"this setting is {NOT_SUPPORTED}; write {empty}, or leave it out"
+
+
+def _supported(setting: str, value: Any) -> Any:
+    refusal = not_supported(setting, value)
+    if refusal:
+        raise problem(refusal)
+    return value
+
+
+class Attach(BaseModel):
+    """Which host kernels may be attached to. They are not isolated."""
+
+    model_config = SETTINGS
+
+    allowed: bool = Field(default=True, description="true or false")
+    directories: tuple[AttachDirectory, ...] = Field(
+        default=(RUNTIME_DIRECTORY,), description="a list of 'runtime' and full paths of directories, like [runtime]"
+    )
+    addresses: tuple[Address, ...] = Field(default=("loopback",), description="a list, for now [loopback]")
+
+
+class ImageRule(BaseModel):
+    """One repository, and what of it may be started. Tags and digests are compared exactly; the tag `*` is any tag."""
+
+    model_config = SETTINGS
+
+    repository: Repository = Field(description="an image's name without tag, like kernel-bridge/python")
+    tags: tuple[Tag, ...] = Field(default=(), description='a list of tags in quotes, like ["3.13"]')
+    digests: tuple[Digest, ...] = Field(default=(), description='a list of digests, like ["sha256:…"]')
+
+    @field_validator("tags")
+    @classmethod
+    def _any_tag_stands_alone(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if references.ANY_TAG in tags and len(tags) > 1:
+            raise problem('"*" already means any tag; write it alone, or the tags without it')
+        return tags
+
+    @field_validator("digests")
+    @classmethod
+    def _some_image_is_named(cls, digests: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not digests and info.data.get("tags") == ():
+            raise problem('this names no image; write tags, like ["3.13"], or digests', about_section=True)
+        return digests
+
+
+class Egress(BaseModel):
+    """A host that a sandbox may reach through its gateway."""
+
+    model_config = SETTINGS
+
+    host: Host = Field(description="a host's full name, like pypi.example.org")
+    port: Annotated[int, PORT] = Field(description=PORT.allowed)
+    allow_addresses: tuple[NetworkRange, ...] = Field(
+        default=(), description="a list of address ranges, like [10.1.2.0/24]"
+    )
+
+
+class Mount(BaseModel):
+    """A host directory that may be asked for, and what lies below it. `source` has its symlinks resolved."""
+
+    model_config = SETTINGS
+
+    source: Source = Field(description="a directory, like ~/projects")
+    mode: Mode = Field(default="ro", description="ro or rw")
+
+
+OUR_IMAGE = "kernel-bridge/python:3.13"
+OURS = ImageRule(repository="kernel-bridge/python", tags=("*",))
+"""What is allowed where a policy does not say: the image that this project builds, and no other."""
+
+
+class SandboxPolicy(BaseModel):
+    """What may be started, and the most that it may have."""
+
+    model_config = SETTINGS
+
+    images: tuple[ImageRule, ...] = Field(
+        default=(OURS,), description="a list of images, each with repository and tags or digests"
+    )
+    default_image: Image = Field(
+        default=OUR_IMAGE,
+        validate_default=True,  # a file that lists other images only must name its own
+        description=f"an image that images allows, like {OUR_IMAGE}",
+    )
+    network: Network = Field(default="isolated", description="none or isolated")
+    egress: tuple[Egress, ...] = Field(default=(), description="[]")
+    ca_bundle: FilePath | None = Field(default=None, description="null")
+    limits: Limits = Limits()
+    mounts: tuple[Mount, ...] = Field(default=(), description="a list of directories, each with source and mode")
+    environment: tuple[VariableName, ...] = Field(default=(), description="a list of variable names, like [TZ, LANG]")
+    gpus: Annotated[int, GPUS] = Field(default=0, description="0")
+    runtime: Runtime | None = Field(default=None, description="a runtime that the engine knows, like runsc, or null")
+    max_running: Annotated[int, MAX_RUNNING] = Field(default=4, description=MAX_RUNNING.allowed)
+    idle_timeout: Annotated[float, ENDING] | None = Field(default=None, description="null")
+    max_lifetime: Annotated[float, ENDING] | None = Field(default=None, description="null")
+
+    @field_validator("images")
+    @classmethod
+    def _some_image_is_allowed(cls, rules: tuple[ImageRule, ...]) -> tuple[ImageRule, ...]:
+        if not rules:
+            raise problem("the list is empty; write at least one image, and max_running: 0 to allow no sandbox at all")
+        return rules
+
+    @field_validator("default_image")
+    @classmethod
+    def _default_image_is_allowed(cls, image: str, info: ValidationInfo) -> str:
+        rules = info.data.get("images")
+        if rules is not None and not references.allows(rules, references.parse(image)):
+            raise problem(f"{image} is not among the images of this policy; write one of {references.describe(rules)}")
+        return image
+
+    @field_validator("network")
+    @classmethod
+    def _network_is_supported(cls, network: Network) -> Network:
+        if network == "open":
+            raise problem(f"open is {NOT_SUPPORTED}; write none or isolated")
+        return network
+
+    @field_validator("mounts")
+    @classmethod
+    def _modes_hold(cls, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        wrong = [
+            f"{mount.source} is listed twice; write it once"
+            for index, mount in enumerate(mounts)
+            if any(mount.source == other.source for other in mounts[:index])
+        ] + [
+            f"{inner.source} is ro but lies in {outer.source}, which may be mounted rw with all that it holds; "
+            "write ro for both, or leave the inner one out"
+            for inner in mounts
+            for outer in mounts
+            if (inner.mode, outer.mode) == ("ro", "rw") and outer.source in inner.source.parents
+        ]
+        if wrong:
+            raise problem("; ".join(wrong))
+        return mounts
+
+    @field_validator("egress", "ca_bundle", "gpus", "idle_timeout", "max_lifetime")
+    @classmethod
+    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
+        return _supported(f"sandbox.{info.field_name}", value)
+
+
+class Calls(BaseModel):
+    """How long a call may wait and how much it may return; seconds and bytes."""
+
+    model_config = SETTINGS
+
+    timeout: Annotated[float, TIMEOUT] = Field(default=written("45s"), description=TIMEOUT.allowed)
+    max_timeout: Annotated[float, TIMEOUT] = Field(default=written("1h"), description=TIMEOUT.allowed)
+    max_output: Annotated[int, OUTPUT] = Field(default=written("48KiB"), description=OUTPUT.allowed)
+    max_result: Annotated[int, RESULT] = Field(default=written("900KiB"), description=RESULT.allowed)
+    kept_output: Annotated[int, KEPT] | None = Field(default=None, description="null")
+
+    @field_validator("max_timeout")
+    @classmethod
+    def _timeout_is_within(cls, max_timeout: float, info: ValidationInfo) -> float:
+        timeout = info.data.get("timeout", 0.0)
+        if timeout > max_timeout:
+            raise problem(
+                f"this is less than timeout ({TIMEOUT.show(timeout)}); write at least that, or a smaller timeout"
+            )
+        return max_timeout
+
+    @field_validator("max_result")
+    @classmethod
+    def _output_is_within(cls, max_result: int, info: ValidationInfo) -> int:
+        output = info.data.get("max_output", 0)
+        if output > max_result:
+            raise problem(
+                f"this is less than max_output ({OUTPUT.show(output)}); write at least that, or a smaller max_output"
+            )
+        return max_result
+
+    @field_validator("kept_output")
+    @classmethod
+    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
+        return _supported(f"calls.{info.field_name}", value)
+
+
+class Audit(BaseModel):
+    """Where starts, stops, executions and refusals are recorded."""
+
+    model_config = SETTINGS
+
+    file: FilePath | None = Field(default=None, description="null")
+
+    @field_validator("file")
+    @classmethod
+    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
+        return _supported(f"audit.{info.field_name}", value)
+
+
+class PolicyFile(BaseModel):
+    """What a policy's text holds."""
+
+    model_config = SETTINGS
+
+    version: Version = Field(description="1")
+    attach: Attach = Attach()
+    sandbox: SandboxPolicy = SandboxPolicy()
+    calls: Calls = Calls()
+    audit: Audit = Audit()
+
+
+class Policy(PolicyFile):
+    """A policy and where it comes from: a file's full path, or what is said in place of one."""
+
+    origin: str = Field(description="where the policy comes from")

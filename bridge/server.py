@@ -1,0 +1,138 @@
+"""The MCP server: policy, kernels and tools put together, and served over stdio until the client leaves.
+
+The one rule: the client always gets an answer. An engine or a kernel that is not there is the answer of one call, never
+the end of the server; and nothing is imported, looked for or started before the first reply that it does not need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+from mcp import MCPError
+from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.types import INTERNAL_ERROR
+from pydantic import BaseModel
+
+from bridge.policy import Policy
+from bridge.tools import App, all_tools
+
+if TYPE_CHECKING:
+    from bridge.kernels.registry import Kernels
+
+INSTRUCTIONS = """\
+kernel-bridge runs Python in a live IPython kernel that the user and their IDE share with you: variables stay between
+calls, and both sides see them. connect_to_kernel joins a kernel that runs on the user's machine (not isolated);
+start_sandbox starts one in a sealed container. Then execute_code. list_kernels shows what there is. Do not restart or
+stop a kernel without asking: the user's variables are in it. A refusal by the policy is final: tell the user.
+"""
+# Leaving the kernels is local work; a client that closed us ends the process after two seconds.
+CLOSING = 1.5
+
+
+def build_server(app: App) -> MCPServer[App]:
+    """Return the server for one policy, ready to be run on a transport."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
+        yield app
+
+    return MCPServer(
+        "kernel-bridge",
+        title="kernel-bridge",
+        version=version("kernel-bridge"),
+        instructions=INSTRUCTIONS,
+        tools=all_tools(),
+        lifespan=lifespan,
+        middleware=[_Guard()],
+        log_level="WARNING",
+    )
+
+
+def make_app(policy: Policy, *, engine: str | None = None) -> App:
+    """Return what the tools act on; the kernels' libraries are imported when the first call needs them."""
+
+    def make_kernels(policy: Policy) -> Kernels:
+        from bridge.kernels.registry import Kernels  # noqa: PLC0415 - 0.15 s that the first reply must not pay
+        from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415
+
+        return Kernels(policy, lambda: DockerLauncher(engine))
+
+    return App(policy, make_kernels)
+
+
+async def serve_stdio(policy: Policy, *, engine: str | None = None) -> None:
+    """Serve one client on stdin and stdout until it closes them or a signal comes; kernels live on."""
+    app = make_app(policy, engine=engine)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_end_on_signal, app)
+        await build_server(app).run_stdio_async()
+        await _leave(app)
+        group.cancel_scope.cancel()
+
+
+async def _end_on_signal(app: App) -> None:
+    # the SDK's stdio reader is a thread that a signal does not wake, so the process is ended outright
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            await _leave(app)
+            os._exit(128 + number)
+
+
+async def _leave(app: App) -> None:
+    if "kernels" in app.__dict__:
+        with anyio.move_on_after(CLOSING, shield=True):
+            await app.kernels.close()
+
+
+class _Guard:
+    """The last net around every request: an internal slip fails one call, not the server."""
+
+    def __init__(self) -> None:
+        self._warmed = False
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        try:
+            result = await call_next(ctx)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # a stray one, of an internal task, would end the whole stdio server
+            logging.getLogger("bridge").exception("an internal operation was cancelled")
+            raise MCPError(INTERNAL_ERROR, "An internal operation of kernel-bridge was cancelled; try again.") from None
+        finally:
+            self._warm()
+        return cast("HandlerResult", _scrubbed(result))
+
+    def _warm(self) -> None:
+        """Import what the first tool call will need, once the first reply is on its way."""
+        if not self._warmed:
+            self._warmed = True
+            threading.Thread(target=_import_kernels, name="warm", daemon=True).start()
+
+
+def _import_kernels() -> None:
+    import bridge.kernels.registry  # noqa: F401, PLC0415
+
+
+def _scrubbed(value: Any) -> Any:
+    """Replace lone surrogates, which no transport can encode (host file names hold them); the shape stays."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_scrubbed(key): _scrubbed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_scrubbed(each) for each in value]
+    if isinstance(value, BaseModel):
+        return type(value).model_construct(**{name: _scrubbed(getattr(value, name)) for name in value.model_fields_set})
+    return value

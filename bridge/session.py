@@ -1,0 +1,431 @@
+"""One live connection to one kernel process: the only file with tasks, locks and time-outs.
+
+The one rule: a session is for one kernel process and one connection. When either ends, the session is over: every
+waiting call is told why, and `kernels` opens another one for the next call. So nothing is ever restored silently.
+
+What a shared kernel demands of it (the numbers are those of the design's "Rules of a shared kernel"):
+1. A sent `execute_request` cannot be withdrawn, so it is sent only when nobody else's code is known to run. To wait, a
+   `kernel_info_request` is put on the shell channel: the kernel answers in turn, so its reply is the event.
+2. Busy is a set of requests, not the last status; on attach it is unknown, which counts as busy.
+3. Only our own running cell is ever interrupted.
+4. `stop_on_error` is always false; where someone else's failing cell aborted ours, it is sent again.
+8. `timeout` ends the waiting, not the cell. A cancel before it interrupts our cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import anyio
+
+from bridge.channels import Channels, open_channels
+from bridge.connection import ConnectionInfo
+from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs
+from bridge.execution import Execution
+from bridge.messages import Message
+from bridge.outputs import Result
+
+# After a reply the idle is milliseconds away; where it does not come, the cell has ended all the same (rule 6).
+IDLE_GRACE = 1.0
+# How long an interrupted cell may take to end before the caller is told that it has not.
+INTERRUPT_WAIT = 3.0
+# A short cell has ended by the time its start is seen, and what runs then may be someone else's.
+UNWANTED_GRACE = 0.05
+# The kernel replies once the signal is sent, within milliseconds.
+INTERRUPT_REPLY = 1.0
+# Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
+RESENDS = 5
+# Finished executions whose output can still be read.
+KEPT_EXECUTIONS = 10
+
+log = logging.getLogger(__name__)
+
+OnMessage = Callable[[Message], None]
+
+
+@dataclass
+class Foreign:
+    """A request of someone else that the kernel works on."""
+
+    username: str
+    since: datetime
+    code: str | None = None
+
+    def __str__(self) -> str:
+        """Describe it for the reader of an error: whose, what, since when."""
+        first = (self.code or "").strip().splitlines()[:1]
+        what = f"`{first[0][:80]}`" if first else "a request"
+        return f"{what} of {self.username or 'another client'}, since {self.since:%H:%M:%S} UTC"
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a session knows at one moment."""
+
+    state: Literal["idle", "busy", "unknown", "lost"]
+    running: tuple[str, ...]
+    """What runs, each as a phrase; ours with its execution number."""
+
+
+class KernelSession:
+    """The connection; made by `open_session`."""
+
+    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], first_execution: int) -> None:
+        self._channels = channels
+        self._explain = explain
+        self._next = first_execution
+        self._turn = asyncio.Lock()
+        self._foreign: dict[str, Foreign] = {}
+        self._unknown = True
+        self._current: Execution | None = None
+        self._executions: dict[int, Execution] = {}
+        self._by_msg_id: dict[str, Execution] = {}
+        self._unwanted: set[str] = set()
+        self._finished: dict[str, asyncio.Event] = {}
+        self._replies: dict[str, asyncio.Event] = {}
+        self._listeners: dict[str, OnMessage] = {}
+        self._lost = asyncio.Event()
+        self._losing: asyncio.Task[None] | None = None
+        self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._sends: set[asyncio.Task[Any]] = set()
+        self.reason = ""
+        """Once lost: one sentence, what happened to the kernel or the way to it."""
+        channels.start(self._receive, self._disconnected)
+        self._in_background(self._first_probe())
+
+    # -- what it is
+
+    @property
+    def kernel(self) -> str:
+        """The kernel process's own id; another value is another process with no variables of this one."""
+        return self._channels.kernel
+
+    @property
+    def info(self) -> ConnectionInfo:
+        """Where it is connected to."""
+        return self._channels.info
+
+    @property
+    def banner(self) -> str:
+        """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
+        language = self._channels.kernel_info.get("language_info") or {}
+        return f"{language.get('name', 'unknown')} {language.get('version', '')}".strip()
+
+    @property
+    def lost(self) -> bool:
+        """The kernel or the connection is gone (or going); open another session."""
+        return self._losing is not None
+
+    @property
+    def last_execution(self) -> int:
+        """The highest number that this session gave to an execution."""
+        return self._next - 1
+
+    def state(self) -> SessionState:
+        """Return what is known now, without asking the kernel."""
+        if self.lost:
+            return SessionState("lost", ())
+        ours = [f"execution {each.number} of this bridge" for each in [self._current] if each and not each.done]
+        running = (*ours, *map(str, self._foreign.values()))
+        return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
+
+    # -- executing
+
+    async def execute(self, code: str, *, timeout: float | None, on_message: OnMessage | None = None) -> Result:
+        """Run a cell in turn and return its result, or how far it is after `timeout` seconds.
+
+        A result whose status is `running` or `queued` goes on; `read` tells more. `on_message` sees each message of
+        the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and nothing was executed then;
+        `KernelDied` where the session was over before the cell was sent. A cancelled call interrupts its cell.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        for _ in range(RESENDS):
+            execution = await self._send_in_turn(code, deadline, on_message)
+            await self._wait(execution, deadline)
+            if execution.result().status != "aborted":
+                break
+        return self._told(execution)
+
+    async def read(self, number: int, *, wait: float) -> Result:
+        """Return how far an execution is, after waiting at most `wait` seconds for its end.
+
+        Raises `NoSuchKernel` for a number that is not kept.
+        """
+        execution = self._executions.get(number)
+        if execution is None:
+            kept = ", ".join(map(str, self._executions)) or "none"
+            raise NoSuchKernel(f"Execution {number} is not kept for this kernel; kept are: {kept}.")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._finished[execution.msg_id].wait()
+        return self._told(execution)
+
+    async def interrupt(self) -> Result:
+        """Interrupt our own running cell and return its result; raises `NotOurs` where there is none to interrupt."""
+        execution = self._current
+        if execution is None or execution.done or execution.replied:
+            others = "; ".join(map(str, self._foreign.values()))
+            raise NotOurs(
+                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
+                "its owner can do that."
+                if others
+                else "Nothing that was started through this bridge is running, so there is nothing to interrupt."
+            )
+        if not execution.started:
+            self._unwanted.add(execution.msg_id)
+            return self._told(execution)
+        await self._send_interrupt()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_WAIT):
+                await self._finished[execution.msg_id].wait()
+        return self._told(execution)
+
+    async def until_lost(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the end of this session; True if it is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._lost.wait()
+        return self._lost.is_set()
+
+    async def close(self) -> None:
+        """Leave the kernel: what runs in it goes on, nothing is sent."""
+        if self._losing is None:
+            self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
+        await self._losing
+        for task in self._sends:
+            task.cancel()
+        await asyncio.gather(*self._sends, return_exceptions=True)
+        await self._channels.close()
+
+    # -- taking turns
+
+    async def _send_in_turn(self, code: str, deadline: float | None, on_message: OnMessage | None) -> Execution:
+        try:
+            async with asyncio.timeout_at(deadline), self._turn:
+                await self._until_own_is_done()
+                await self._until_free()
+        except TimeoutError:
+            raise self._busy() from None
+        # No await between the check above and the send below but the send itself, which only fills ZMQ's queue.
+        return await self._send(code, on_message)
+
+    async def _until_own_is_done(self) -> None:
+        if self._current is not None and not self._current.done:
+            await self._or_lost(self._finished[self._current.msg_id])
+
+    async def _until_free(self) -> None:
+        """Return when nobody else's request is known to run."""
+        self._raise_if_lost()
+        while self._unknown or self._foreign:
+            await self._probe()
+
+    async def _first_probe(self) -> None:
+        """Learn soon whether the kernel is free, so that the state is known without executing anything."""
+        with contextlib.suppress(KernelDied, KernelNotResponding):
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Ask on the shell channel and wait: the kernel answers in turn, after all that was sent to it before."""
+        before = set(self._foreign)
+        answered = await self._ask("shell", "kernel_info_request", {})
+        await self._or_lost(answered)
+        self._unknown = False
+        # what ran before the probe was sent has ended, also where its idle never came
+        for msg_id in before:
+            self._foreign.pop(msg_id, None)
+
+    async def _send(self, code: str, on_message: OnMessage | None) -> Execution:
+        self._raise_if_lost()
+        message = self._channels.new_message(
+            "execute_request",
+            {
+                "code": code,
+                "silent": False,
+                "store_history": True,
+                "user_expressions": {},
+                "allow_stdin": False,
+                "stop_on_error": False,
+            },
+        )
+        msg_id = str(message["header"]["msg_id"])
+        execution = Execution(self._next, msg_id, code)
+        self._next += 1
+        self._remember(execution)
+        if on_message:
+            self._listeners[msg_id] = on_message
+        # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
+        with anyio.CancelScope(shield=True):
+            await self._channels.send_message("shell", message)
+        return execution
+
+    def _remember(self, execution: Execution) -> None:
+        self._current = execution
+        self._executions[execution.number] = execution
+        self._by_msg_id[execution.msg_id] = execution
+        self._finished[execution.msg_id] = asyncio.Event()
+        while len(self._executions) > KEPT_EXECUTIONS:
+            oldest = self._executions.pop(next(iter(self._executions)))
+            for table in (self._by_msg_id, self._finished, self._listeners):
+                table.pop(oldest.msg_id, None)
+
+    async def _wait(self, execution: Execution, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._finished[execution.msg_id].wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
+            with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
+                if execution.started and not execution.replied:
+                    await self._send_interrupt()
+                elif not execution.done:
+                    self._unwanted.add(execution.msg_id)
+            raise
+
+    async def _send_interrupt(self) -> None:
+        answered = await self._ask("control", "interrupt_request", {})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_REPLY):
+                await self._or_lost(answered)
+        # A cell in a top-level await sees the signal only when its loop wakes, which any shell message does; but one
+        # that comes before the signal was sent wakes it for nothing, so this waits for the reply.
+        await self._ask("shell", "kernel_info_request", {})
+
+    async def _ask(self, channel: Literal["shell", "control"], msg_type: str, content: dict[str, Any]) -> asyncio.Event:
+        message = self._channels.new_message(msg_type, content)
+        answered = self._replies[str(message["header"]["msg_id"])] = asyncio.Event()
+        await self._channels.send_message(channel, message)
+        return answered
+
+    async def _or_lost(self, event: asyncio.Event) -> None:
+        """Wait for an event of the kernel; `_lose` sets every event, so that nobody waits for a dead kernel."""
+        await event.wait()
+        self._raise_if_lost()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost.is_set() or self._losing:
+            raise KernelDied(f"{self.reason or 'The kernel is gone.'} Nothing was executed.")
+
+    def _busy(self) -> KernelBusy:
+        state = self.state()
+        what = "; ".join(state.running) or "something that began before the bridge attached"
+        return KernelBusy(
+            f"The kernel is busy with {what}. Nothing was executed; try again later, or with a longer timeout."
+        )
+
+    def _told(self, execution: Execution) -> Result:
+        result = execution.result()
+        if result.status == "queued" and not self.lost:
+            ahead = "; ".join(map(str, self._foreign.values()))
+            return replace(result, notes=(*result.notes, f"It waits behind {ahead}.")) if ahead else result
+        return result
+
+    # -- receiving
+
+    def _receive(self, message: Message) -> None:
+        if message.parent_session != self._channels.session:
+            self._foreign_message(message)
+            return
+        execution = self._by_msg_id.get(message.parent_id)
+        if execution is None:
+            answered = self._replies.get(message.parent_id)
+            if answered is not None and message.channel != "iopub":
+                del self._replies[message.parent_id]
+                answered.set()
+            return
+        execution.feed(message)
+        listener = self._listeners.get(message.parent_id)
+        if listener:
+            self._tell(listener, message)
+        if message.msg_type == "execute_reply" and not execution.done:
+            loop = asyncio.get_running_loop()
+            self._graces[execution.msg_id] = loop.call_later(IDLE_GRACE, self._idle_never_came, execution)
+        if execution.started and message.parent_id in self._unwanted:
+            self._unwanted.discard(message.parent_id)
+            asyncio.get_running_loop().call_later(UNWANTED_GRACE, self._take_back, execution)
+        if execution.done:
+            self._settle(execution)
+
+    def _tell(self, listener: OnMessage, message: Message) -> None:
+        try:
+            listener(message)
+        except Exception:
+            # what the caller does with a message is the caller's affair: the cell's result must come all the same
+            log.exception("whoever watched execution %s failed and is told no more of it", message.parent_id)
+            self._listeners.pop(message.parent_id, None)
+
+    def _take_back(self, execution: Execution) -> None:
+        """Interrupt a cell that nobody waits for any more, if it is still ours that runs."""
+        if not execution.replied and not self._foreign and not self.lost:
+            self._in_background(self._send_interrupt())
+
+    def _foreign_message(self, message: Message) -> None:
+        if message.channel != "iopub" or message.in_subshell or not message.parent_id:
+            return
+        if message.msg_type == "status":
+            state = message.content.get("execution_state")
+            if state == "busy":
+                self._foreign[message.parent_id] = Foreign(message.parent_username, datetime.now(UTC))
+            elif state == "idle":
+                self._foreign.pop(message.parent_id, None)
+        elif message.msg_type == "execute_input" and message.parent_id in self._foreign:
+            self._foreign[message.parent_id].code = str(message.content.get("code", ""))
+
+    def _idle_never_came(self, execution: Execution) -> None:
+        if not execution.done:
+            execution.close("The kernel did not report idle after the cell's reply; output may be missing.")
+            self._settle(execution)
+
+    def _settle(self, execution: Execution) -> None:
+        self._listeners.pop(execution.msg_id, None)
+        grace = self._graces.pop(execution.msg_id, None)
+        if grace is not None:
+            grace.cancel()
+        if execution.msg_id in self._finished:
+            self._finished[execution.msg_id].set()
+
+    def _in_background(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    # -- losing
+
+    def _disconnected(self) -> None:
+        if self._losing is None:
+            self._losing = asyncio.get_running_loop().create_task(self._lose(None))
+
+    async def _lose(self, sentence: str | None) -> None:
+        self.reason = sentence or await self._explain()
+        self._lost.set()
+        for execution in self._executions.values():
+            execution.lose(self.reason)
+            self._settle(execution)
+        for answered in self._replies.values():
+            answered.set()
+
+
+async def open_session(
+    info: ConnectionInfo,
+    *,
+    username: str,
+    explain: Callable[[], Awaitable[str]],
+    timeout: float,
+    starting: bool = False,
+    first_execution: int = 1,
+) -> KernelSession:
+    """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
+
+    `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
+    in `channels.open_channels`, whose `KernelNotResponding` is raised.
+    """
+    channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
+    return KernelSession(channels, explain, first_execution)

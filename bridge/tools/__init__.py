@@ -1,0 +1,132 @@
+"""The MCP tools, one file each: `tools/NAME.py` holds the one async function `NAME`.
+
+The one rule: this is the border where a `BridgeError` becomes a `ToolError`, the only exception whose text reaches the
+model. Anything else is a bug: the SDK keeps its text from the model and the log has it. The reviewed list of tools with
+their schemas is the golden file `tests/unit/tool_catalogue.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import anyio
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, TextContent
+from pydantic import ValidationError
+
+from bridge.errors import BridgeError, UsageError
+from bridge.kernels.listing import Outcome
+from bridge.policy import Policy
+from bridge.render import to_tool_result
+
+if TYPE_CHECKING:
+    from bridge.kernels.registry import Kernels
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class App:
+    """What every tool acts on: the policy in force and the kernels. One for each server process."""
+
+    def __init__(self, policy: Policy, make_kernels: Callable[[Policy], Kernels]) -> None:
+        self.policy = policy
+        self._make_kernels = make_kernels
+
+    @functools.cached_property
+    def kernels(self) -> Kernels:
+        """The kernels, made on first use: their libraries must not delay the server's first reply."""
+        return self._make_kernels(self.policy)
+
+    def timeout(self, asked: float | None) -> float:
+        """Return the seconds a call may wait: what was asked for, within the policy; raises `UsageError`."""
+        calls = self.policy.calls
+        if asked is None:
+            return calls.timeout
+        if not 0 <= asked <= calls.max_timeout:
+            raise UsageError(
+                f"timeout is {asked:g} s; the policy allows 0 to {calls.max_timeout:g} s. Nothing was executed."
+            )
+        return asked
+
+
+def kernels_of(context: Context[App]) -> Kernels:
+    """Return the kernels, which from now on sign their messages with the calling client's name."""
+    kernels = context.request_context.lifespan_context.kernels
+    client = context.session.client_params
+    if client is not None and client.client_info.name:
+        kernels.username = client.client_info.name[:64]
+    return kernels
+
+
+async def shown(app: App, outcome: Outcome) -> CallToolResult:
+    """Return the outcome of an execution as a model should see it, within the policy's caps."""
+    calls, result = app.policy.calls, outcome.result
+    if result is None:
+        return CallToolResult(content=[TextContent(text="\n".join(outcome.notices))])
+    render = functools.partial(
+        to_tool_result,
+        result,
+        kernel=outcome.kernel,
+        max_output=calls.max_output,
+        max_result=calls.max_result,
+        notices=outcome.notices,
+    )
+    # megabytes of text, or an SVG to draw, must not hold up the other calls
+    return await anyio.to_thread.run_sync(render)
+
+
+def all_tools() -> list[Tool]:
+    """Return every tool in this package, by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [_tool(getattr(importlib.import_module(f"{__name__}.{name}"), name)) for name in names]
+
+
+class _StrictTool(Tool):
+    """A tool whose refusals are plain sentences: the SDK's own hold pydantic's jargon."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:  # noqa: FBT001, FBT002 - the SDK's signature
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            if isinstance(error.__cause__, ToolError):
+                raise error.__cause__ from None
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(f"{_wrong_arguments(error.__cause__)} Nothing was done.") from None
+            raise
+
+
+def _wrong_arguments(error: ValidationError) -> str:
+    told = {"missing": "is required", "extra_forbidden": "is not an argument of this tool"}
+    rows = (
+        f"`{'.'.join(map(str, each['loc']))}` {told.get(each['type']) or each['msg'].lower()}"
+        for each in error.errors()
+    )
+    return f"{'; '.join(rows)}."
+
+
+def _tool(function: Callable[..., Awaitable[Any]]) -> Tool:
+    tool = _StrictTool.from_function(_border(function), title=function.__name__.replace("_", " ").capitalize())
+    # by default the SDK drops arguments it does not know: a misspelt `timeout` would be ignored in silence
+    model = tool.fn_metadata.arg_model
+    model.model_config["extra"] = "forbid"
+    model.model_rebuild(force=True)
+    tool.parameters = model.model_json_schema(by_alias=True)
+    return tool
+
+
+def _border(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    @functools.wraps(function)
+    async def bordered(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except BridgeError as error:
+            raise ToolError(str(error)) from error
+
+    return bordered

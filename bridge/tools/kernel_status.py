@@ -1,0 +1,23 @@
+"""The tool that tells how the connected kernels are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from bridge.kernels.listing import Status
+from bridge.tools import App, kernels_of
+
+
+async def kernel_status(
+    ctx: Context[App],
+    kernel: Annotated[str | None, Field(description="One kernel's name; all connected ones if left out.")] = None,
+) -> list[Status]:
+    """Tell how the connected kernels are: idle or busy, with whose code and since when; nothing is executed.
+
+    `epoch` rises when a kernel was replaced and its variables were lost. An empty list: connect_to_kernel or
+    start_sandbox first.
+    """
+    return kernels_of(ctx).statuses(kernel)

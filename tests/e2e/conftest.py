@@ -1,0 +1,64 @@
+"""A real MCP client on a real server process, in both protocol eras."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.types import CallToolResult, ImageContent, TextContent
+
+PASSED_ON = ("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "DOCKER_HOST", "KERNEL_BRIDGE_POLICY")
+
+
+class Agent:
+    """An MCP client, and what a test wants from it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def call(self, tool: str, **arguments: Any) -> str:
+        """Call a tool that must succeed and return its text."""
+        result = await self.client.call_tool(tool, arguments)
+        assert not result.is_error, self.text(result)
+        return self.text(result)
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        """Call a tool that must fail and return why."""
+        result = await self.client.call_tool(tool, arguments)
+        assert result.is_error, self.text(result)
+        return self.text(result)
+
+    async def run(self, code: str, **arguments: Any) -> str:
+        return await self.call("execute_code", code=code, **arguments)
+
+    @staticmethod
+    def text(result: CallToolResult) -> str:
+        return "\n".join(each.text for each in result.content if isinstance(each, TextContent))
+
+    @staticmethod
+    def images(result: CallToolResult) -> list[ImageContent]:
+        return [each for each in result.content if isinstance(each, ImageContent)]
+
+
+Connect = Callable[..., AbstractAsyncContextManager[Agent]]
+
+
+@pytest.fixture(params=["auto", "legacy"], ids=["modern", "legacy"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Start a server process with a policy and connect a client to it."""
+
+    @asynccontextmanager
+    async def connected(policy: Path | None = None, **environment: str) -> AsyncIterator[Agent]:
+        arguments = ["-m", "bridge", "serve", *(["--policy", str(policy)] if policy else [])]
+        env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment
+        server = StdioServerParameters(command=sys.executable, args=arguments, env=env)
+        async with Client(server, mode=request.param) as client:
+            yield Agent(client)
+
+    return connected

@@ -1,0 +1,193 @@
+"""The command line as a person and a script use it: output, exit codes, what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOON = 60.0
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def shell_sandbox(runtime: Path) -> Iterator[str]:
+    started = command("up", "shell")
+    assert started.returncode == 0, started.stderr
+    assert started.stdout == f"{runtime}/kernel-bridge-shell.json\n"
+    yield "shell"
+    command("stop", "shell")
+
+
+def test_a_sandbox_from_the_shell(shell_sandbox: str) -> None:
+    done = command("run", shell_sandbox, "-c", "import sys; x = 6 * 7; print(x); print('e', file=sys.stderr); x")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n42\n", "e\n")
+    raised = command("run", shell_sandbox, "-c", "print('before'); 1/0")
+    assert (raised.returncode, raised.stdout) == (1, "before\n")
+    assert "ZeroDivisionError" in raised.stderr
+    listed = json.loads(command("ls", "--json").stdout)["kernels"]
+    assert [(each["name"], each["state"]) for each in listed] == [("shell", "alive")]
+    assert "shell  sandbox  alive" in command("ls").stdout
+    assert command("up", "shell").returncode == 3
+    assert command("stop", "shell").returncode == 0
+    assert command("stop", "shell").returncode == 2
+    assert command("run", "shell", "-c", "1").returncode == 2
+
+
+def test_code_comes_from_a_file_or_from_stdin(shell_sandbox: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("print('from a file')")
+    assert command("run", shell_sandbox, str(script)).stdout == "from a file\n"
+    piped = subprocess.run(
+        [sys.executable, "-m", "bridge", "run", shell_sandbox, "-"],
+        input="print('from stdin')",
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+    )
+    assert piped.stdout == "from stdin\n"
+
+
+def test_control_c_interrupts_the_cell_and_not_only_the_command(host_kernel: Any) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "bridge",
+            "run",
+            str(host_kernel.file),
+            "-c",
+            "print('on', flush=True); import time; time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SOON)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
+
+
+def test_a_reader_that_leaves_ends_the_command_and_its_cell(host_kernel: Any) -> None:
+    endless = "import time\nwhile True: print('line', flush=True); time.sleep(0.01)"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "run", str(host_kernel.file), "-c", endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.wait(SOON) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
+
+
+def test_a_cell_that_outlives_the_timeout_is_a_kernel_failure_for_a_script(host_kernel: Any) -> None:
+    command("run", str(host_kernel.file), "-c", "1")
+    done = command("run", str(host_kernel.file), "-c", "import time; time.sleep(3)", "--timeout", "1")
+    assert done.returncode == 4
+    assert "goes on" in done.stderr
+
+
+def test_a_kernel_that_dies_is_exit_code_four(host_kernel: Any) -> None:
+    command("run", str(host_kernel.file), "-c", "1")
+    done = command("run", str(host_kernel.file), "-c", "import os; os._exit(1)")
+    assert done.returncode == 4
+    assert "has ended" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["run", "nope", "-c", "1"], 2, "No kernel is called 'nope'"),
+        (["run", "x"], 2, "either a FILE or -c CODE"),
+        (["run", "x", "-c", "1", "/nope.py"], 2, "nope.py"),
+        (["stop", "nope"], 2, "nope"),
+        (["up", "Bad_Name"], 2, "Bad_Name"),
+        (["up", "--image", "evil.io/kernel-bridge/python:3.13"], 2, "evil.io"),
+        (["up", "--image", "kernel-bridge/python:none"], 3, "image build"),
+        (["up", "--memory", "9TiB"], 2, "memory"),
+        (["up", "--env", "LD_PRELOAD=x"], 2, "LD_PRELOAD"),
+        (["up", "--env", "NOT_SET_ANYWHERE"], 2, "NOT_SET_ANYWHERE"),
+        (["up", "--engine", "unix:///nonexistent.sock"], 3, "nonexistent.sock"),
+        (["ls", "--policy", "/nonexistent.yaml"], 2, "nonexistent.yaml"),
+        (["policy", "check", "/nonexistent.yaml"], 2, "nonexistent.yaml"),
+        (["nonsense"], 2, "nonsense"),
+        (["up", "--nonsense"], 2, "nonsense"),
+    ],
+)
+def test_each_failure_has_its_exit_code_and_its_sentence(
+    runtime: Path, arguments: list[str], code: int, sentence: str
+) -> None:
+    done = command(*arguments)
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_policy_is_checked_with_all_its_problems_at_once(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("version: 1\n")
+    bad.write_text("version: 1\nsandbox:\n  network: host\n  limits: {pids: true}\n  privileged: true\n")
+    for each in (good, bad):
+        each.chmod(0o600)
+    assert command("policy", "check", str(good)).returncode == 0
+    done = command("policy", "check", str(bad))
+    assert done.returncode == 2
+    for line in ("line 3", "line 4", "line 5"):
+        assert line in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["", "serve", "up", "stop", "ls", "run", "image", "image build", "policy", "policy check", "demo"]
+)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    done = command(*name.split(), "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout or name in ("", "image", "policy")
+
+
+def test_the_demo_shows_the_main_job_in_one_screen(tmp_path: Path) -> None:
+    done = command("demo", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
+    assert "the agent reads x = 43" in done.stdout
+    assert "still alive, x = 43" in done.stdout
+    assert "image/png" in done.stdout
+    assert len(shown.splitlines()) < 40
+    [plot] = tmp_path.glob("kernel-bridge-demo-*.png")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_an_engine_the_demo_says_that_nothing_is_isolated() -> None:
+    done = command("demo", KERNEL_BRIDGE_DOCKER_HOST="unix:///nonexistent.sock")
+    assert done.returncode == 0, done.stderr
+    assert "NOTHING IS ISOLATED" in done.stderr
+    assert "still alive, x = 43" in done.stdout

@@ -1,0 +1,191 @@
+"""Choosing the docker command, the base and the secrets of a build, with commands that stand in for the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import EngineUnavailable, LaunchError, UsageError
+from bridge.launchers.docker import build as building
+
+Stubs = Callable[[str, str], Path]
+
+# Says a version that has BuildKit, answers for an engine, and writes down what it was asked to do.
+DOCKER = """
+case "$1" in
+  buildx) exit 1 ;;
+  --version) echo 'Docker version 20.10.24+dfsg1, build 1' ;;
+  version) exit {engine} ;;
+  image) for arg; do :; done; case " {images} " in *" $arg "*) exit 0 ;; *) exit 1 ;; esac ;;
+  pull) {pull} ;;
+  build) printf '%s\\n' "$@" >"{log}"; env >"{log}.env"; echo 'step 1' ;;
+esac
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_bundle_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (*building.CA_VARIABLES, "DOCKER_HOST", "KERNEL_BRIDGE_DOCKER_HOST"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def docker_stub(stubs: Stubs, tmp_path: Path) -> Callable[..., Path]:
+    def write(*, images: str = "python:3.13-slim-trixie", pull: str = "exit 1", engine: int = 0) -> Path:
+        log = tmp_path / "asked"
+        stubs("docker", DOCKER.format(images=images, pull=pull, engine=engine, log=log))
+        return log
+
+    return write
+
+
+def build(**options: object) -> tuple[str, list[str]]:
+    said: list[str] = []
+    return building.build(say=said.append, **options), said  # type: ignore[arg-type]
+
+
+def test_an_image_is_built_from_the_public_base_that_the_engine_has(docker_stub: Callable[..., Path]) -> None:
+    log = docker_stub()
+    tag, said = build()
+    asked = log.read_text().splitlines()
+    assert tag == "kernel-bridge/python:3.13"
+    assert "--build-arg=BASE=python:3.13-slim-trixie" in asked
+    assert "--tag=kernel-bridge/python:3.13" in asked
+    assert "--secret" not in asked
+    assert said[-1] == "step 1"
+    assert "DOCKER_BUILDKIT=1\n" in Path(f"{log}.env").read_text()
+
+
+def test_secrets_are_given_by_their_paths_only(docker_stub: Callable[..., Path], tmp_path: Path) -> None:
+    log = docker_stub()
+    bundle, configuration = tmp_path / 'odd, "name".pem', tmp_path / "pip.conf"
+    bundle.write_text("certificates-inside")
+    configuration.write_text("password-inside")
+    build(ca_bundle=bundle, pip_config=configuration)
+    asked = log.read_text()
+    quoted = str(bundle).replace('"', '""')
+    assert f'id=ca_bundle,"src={quoted}"\n' in asked
+    assert f"id=pip_conf,src={configuration}\n" in asked
+    assert "inside" not in asked
+
+
+def test_the_bundle_that_this_process_uses_is_taken_by_itself(
+    docker_stub: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = docker_stub()
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("x")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone"))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(bundle))
+    build()
+    assert f"id=ca_bundle,src={bundle}\n" in log.read_text()
+
+
+def test_a_bundle_that_cannot_be_a_secret_is_refused_before_anything_is_built(
+    docker_stub: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = docker_stub()
+    large = tmp_path / "large.pem"
+    large.write_bytes(bytes(building.SECRET_BYTES + 1))
+    for bundle in (large, tmp_path / "missing.pem"):
+        with pytest.raises(LaunchError, match="Nothing was built"):
+            build(ca_bundle=bundle)
+    assert not log.exists()
+
+
+def test_a_base_made_earlier_is_taken_where_the_public_one_is_not_there(docker_stub: Callable[..., Path]) -> None:
+    log = docker_stub(images="kernel-bridge/base:trixie")
+    build()
+    assert "--build-arg=BASE=kernel-bridge/base:trixie" in log.read_text()
+
+
+def test_the_public_base_is_pulled_where_a_registry_answers(docker_stub: Callable[..., Path]) -> None:
+    log = docker_stub(images="none", pull="echo '3.13: Pulling from library/python'")
+    _, said = build()
+    assert "3.13: Pulling from library/python" in said
+    assert "--build-arg=BASE=python:3.13-slim-trixie" in log.read_text()
+
+
+def test_where_no_registry_answers_and_no_base_can_be_made_it_says_what_to_type(
+    docker_stub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = docker_stub(images="none", pull="echo 'no such host' >&2; exit 1")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(LaunchError, match=r"apt-get install debootstrap.*no such host"):
+        build()
+    assert not log.exists()
+
+
+def test_a_registry_that_never_answers_is_given_up(
+    docker_stub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker_stub(images="none", pull="sleep 100")
+    monkeypatch.setattr(building, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(LaunchError, match="could not be pulled"):
+        build()
+
+
+def test_a_base_is_made_of_packages_where_no_registry_answers(
+    docker_stub: Callable[..., Path], stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = docker_stub(images="none")
+    stubs("debootstrap", "exit 0")
+    images = tmp_path / "images"
+    (images / "python").mkdir(parents=True)
+    (images / "base").mkdir()
+    (images / "python" / "Dockerfile").write_text("ARG BASE=python:3.13-slim-trixie\nFROM ${BASE}\n")
+    script = images / "base" / "debootstrap.sh"
+    script.write_text('#!/bin/sh\necho "made $1 $2"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(building, "images_directory", lambda: images)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    _, said = build()
+    assert "made trixie kernel-bridge/base:trixie" in said
+    assert "--build-arg=BASE=kernel-bridge/base:trixie" in log.read_text()
+
+
+def test_a_docker_command_without_buildkit_is_passed_over_for_one_with_it(
+    docker_stub: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = docker_stub()
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "docker").write_text("#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho 'Docker version 28.2.2, build 1'\n")
+    (new / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{new}:{tmp_path / 'stubs'}:/bin")
+    build()
+    assert log.exists()
+    monkeypatch.setenv("PATH", str(new))
+    with pytest.raises(LaunchError, match="docker-buildx"):
+        build()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="no docker command"):
+        build()
+
+
+def test_an_engine_that_does_not_answer_is_told_before_anything_else(docker_stub: Callable[..., Path]) -> None:
+    docker_stub(engine=1)
+    with pytest.raises(EngineUnavailable):
+        build()
+
+
+def test_an_unknown_image_is_refused_with_what_there_is() -> None:
+    with pytest.raises(UsageError, match="python"):
+        build(name="../base")
+
+
+@pytest.mark.parametrize(
+    ("version", "built_in"),
+    [
+        ("Docker version 20.10.24+dfsg1, build 297e128", True),
+        ("Docker version 18.06.1-ce, build e68fc7a", False),
+        ("Docker version 23.0.0, build e92dd87", False),
+        ("podman version 4.3.1", False),
+        ("", False),
+    ],
+)
+def test_buildkit_is_built_into_the_docker_command_only_between_two_versions(version: str, built_in: bool) -> None:  # noqa: FBT001
+    assert building.has_buildkit(version) is built_in

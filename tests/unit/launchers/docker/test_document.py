@@ -1,0 +1,243 @@
+"""The documents that the engine gets: what is in them, and that every field of a spec ends up in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.launchers.docker import connections
+from bridge.launchers.docker.document import Document, Facts, documents
+from bridge.policy import Limits, SandboxSpec, Workspace
+
+WORKSPACE = Workspace(Path("/users/alice/project"), "ro", device=66, inode=1234)
+
+
+def host(document: Document | None) -> dict[str, Any]:
+    assert document is not None
+    return dict(document["HostConfig"])
+
+
+@pytest.fixture(params=["kernel", "gateway"])
+def sealed(request: pytest.FixtureRequest, spec: SandboxSpec, facts: Facts) -> Document:
+    made = documents(spec, facts)
+    chosen = made.kernel if request.param == "kernel" else made.gateway
+    assert chosen is not None
+    return chosen
+
+
+def test_what_is_never_negotiable_holds_for_the_kernel_and_for_the_gateway(sealed: Document) -> None:
+    wanted = {
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "CapAdd": [],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "ReadonlyRootfs": True,
+        "Binds": [],
+        "Devices": [],
+        "DeviceRequests": [],
+        "GroupAdd": [],
+        "IpcMode": "private",
+        "PidMode": "",
+        "UTSMode": "",
+        "UsernsMode": "",
+        "CgroupnsMode": "private",
+        "PublishAllPorts": False,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+    }
+    assert {key: sealed["HostConfig"][key] for key in wanted} == wanted
+    assert sealed["HostConfig"]["MemorySwap"] == sealed["HostConfig"]["Memory"] > 0
+    assert sealed["User"] == "234567:234567"
+
+
+def test_the_image_has_no_say_in_how_it_is_run(sealed: Document) -> None:
+    assert sealed["Entrypoint"] == ["/opt/kernel/bin/python"]
+    assert sealed["Cmd"][:2] == ["-I", "-S"]
+    assert sealed["Healthcheck"] == {"Test": ["NONE"]}
+    assert sealed["StopSignal"] == "SIGTERM"
+    assert sealed["WorkingDir"]
+    # a bare name takes a variable of the image away; one that is set here is not named twice
+    assert "PYTHONSTARTUP" in sealed["Env"]
+    assert [each for each in sealed["Env"] if each.partition("=")[0] == "PATH"] != ["PATH"]
+
+
+def test_the_limits_become_the_engine_s_numbers(spec: SandboxSpec, facts: Facts) -> None:
+    made = host(documents(spec, facts).kernel)
+    assert made["Memory"] == made["MemorySwap"] == 2 << 30
+    assert made["NanoCpus"] == 2_000_000_000
+    assert made["PidsLimit"] == 512
+    assert made["ShmSize"] == 256 << 20
+    assert f"size={512 << 20}" in made["Tmpfs"]["/home/kernel"]
+    assert f"size={256 << 20}" in made["Tmpfs"]["/tmp"]
+    assert made["LogConfig"] == {"Type": "json-file", "Config": {"max-size": str(1 << 20), "max-file": "2"}}
+
+
+def test_every_writable_place_is_bounded_in_bytes_and_in_files(spec: SandboxSpec, facts: Facts) -> None:
+    made = host(documents(spec, facts).kernel)
+    volume = made["Mounts"][0]["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+    for place in [*made["Tmpfs"].values(), volume]:
+        assert "size=" in place
+        assert "nr_inodes=" in place
+        assert {"nosuid", "nodev"} <= set(place.split(","))
+
+
+def test_the_kernel_has_no_network_and_only_the_gateway_publishes_and_only_on_loopback(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(spec, facts)
+    assert made.kernel["HostConfig"]["NetworkMode"] == "none"
+    assert made.kernel["HostConfig"]["PortBindings"] == {}
+    bindings = host(made.gateway)["PortBindings"]
+    assert sorted(bindings) == [f"{port}/tcp" for port in range(5001, 5006)]
+    assert all(each == [{"HostIp": "127.0.0.1", "HostPort": ""}] for each in bindings.values())
+
+
+def test_kernel_and_gateway_share_one_volume_that_no_earlier_start_can_have_made(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(spec, facts)
+    kernel, gateway = host(made.kernel)["Mounts"], host(made.gateway)["Mounts"]
+    assert kernel == gateway
+    assert kernel[0]["Source"] == made.volume_name == "kernel-bridge.lab.01234567.fedcba9876543210"
+    options = kernel[0]["VolumeOptions"]
+    assert options["NoCopy"] is True
+    assert "uid=234567,gid=234567,mode=0700" in options["DriverConfig"]["Options"]["o"]
+
+
+def test_network_none_needs_no_gateway_and_no_volume(spec: SandboxSpec, facts: Facts) -> None:
+    made = documents(
+        dataclasses.replace(spec, network="none"),
+        dataclasses.replace(facts, socket_directory=Path("/run/user/7/kernel-bridge/0a1b2c3d")),
+    )
+    assert made.gateway is None
+    assert made.volume_name is None
+    mount = host(made.kernel)["Mounts"][0]
+    assert (mount["Type"], mount["Source"]) == ("bind", "/run/user/7/kernel-bridge/0a1b2c3d")
+    assert mount["Target"] == "/run/kernel-bridge"
+
+
+def test_network_none_without_a_directory_is_a_mistake_and_not_a_container_without_one(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    with pytest.raises(ValueError, match="directory"):
+        documents(dataclasses.replace(spec, network="none"), facts)
+
+
+def test_a_workspace_is_mounted_at_its_own_path_and_is_the_working_directory(spec: SandboxSpec, facts: Facts) -> None:
+    made = documents(dataclasses.replace(spec, workspace=WORKSPACE), facts)
+    mount = host(made.kernel)["Mounts"][1]
+    assert mount["Source"] == mount["Target"] == made.kernel["WorkingDir"] == "/users/alice/project"
+    assert mount["ReadOnly"] is True
+    assert mount["BindOptions"] == {"Propagation": "rprivate", "NonRecursive": True}
+    assert len(host(made.gateway)["Mounts"]) == 1, "the gateway has no business with the workspace"
+
+
+def test_the_way_to_a_workspace_below_root_s_home_is_open(spec: SandboxSpec, facts: Facts) -> None:
+    below = dataclasses.replace(WORKSPACE, path=Path("/root/project"))
+    made = host(documents(dataclasses.replace(spec, workspace=below), facts).kernel)
+    assert "mode=0755" in made["Tmpfs"]["/root"]
+    assert "uid=" not in made["Tmpfs"]["/root"], "the kernel must not write there"
+
+
+def test_no_more_processors_are_asked_for_than_the_engine_has(spec: SandboxSpec, facts: Facts) -> None:
+    made = documents(spec, dataclasses.replace(facts, engine_cpus=1)).kernel
+    assert made["HostConfig"]["NanoCpus"] == 1_000_000_000
+    assert "OMP_NUM_THREADS=1" in made["Env"]
+
+
+def test_less_than_one_processor_is_still_one_thread(spec: SandboxSpec, facts: Facts) -> None:
+    slow = dataclasses.replace(spec, limits=Limits(cpus=0.5))
+    assert "PYTHON_CPU_COUNT=1" in documents(slow, facts).kernel["Env"]
+
+
+def test_every_object_carries_its_owner_its_name_and_its_part(spec: SandboxSpec, facts: Facts) -> None:
+    made = documents(spec, facts)
+    volume = made.kernel["HostConfig"]["Mounts"][0]["VolumeOptions"]["Labels"]
+    gateway = made.gateway["Labels"] if made.gateway else {}
+    for labels, role in ((made.kernel["Labels"], "kernel"), (gateway, "gateway"), (volume, "sockets")):
+        assert labels["io.kernel-bridge.owner"] == facts.owner
+        assert labels["io.kernel-bridge.name"] == "lab"
+        assert labels["io.kernel-bridge.start"] == facts.start
+        assert labels["io.kernel-bridge.role"] == role
+    assert made.kernel_name == "kernel-bridge.lab.01234567"
+    assert made.gateway_name == "kernel-bridge.lab.01234567.gateway"
+
+
+def test_what_is_passed_to_the_kernel_goes_over_stdin_and_into_no_document(spec: SandboxSpec, facts: Facts) -> None:
+    secret = dataclasses.replace(spec, environment=(("TOKEN", "s3cret-value"),))
+    made = documents(secret, facts)
+    assert "s3cret-value" not in json.dumps([made.kernel, made.gateway])
+    assert made == documents(spec, facts)
+    line = connections.orders("k" * 64, secret.environment)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["environment"] == {"TOKEN": "s3cret-value"}
+
+
+def test_documents_are_the_same_each_time_and_are_plain_json(spec: SandboxSpec, facts: Facts) -> None:
+    made = documents(spec, facts)
+    assert made == documents(spec, facts)
+    assert json.loads(json.dumps(made.kernel)) == made.kernel
+
+
+# Each field alone, with another value; what is not a document says where it goes.
+SPEC_CHANGES: dict[str, Any] = {
+    "name": "other",
+    "image": "docker.io/kernel-bridge/python:3.14",
+    "network": "none",
+    "limits": Limits(pids=64),
+    "workspace": WORKSPACE,
+    "environment": (("TOKEN", "x"),),
+    "runtime": "runsc",
+    "max_running": 1,
+}
+LIMIT_CHANGES: dict[str, Any] = {
+    "memory": 3 << 30,
+    "cpus": 1.0,
+    "pids": 64,
+    "home": 100 << 20,
+    "tmp": 100 << 20,
+    "shm": 100 << 20,
+    "log": 100 << 10,
+}
+WORKSPACE_CHANGES: dict[str, Any] = {"path": Path("/users/alice/other"), "mode": "rw"}
+ELSEWHERE = {"environment": "the stdin", "max_running": "starting.py, before and after the claim"}
+COMPARED_INSIDE = {"device", "inode"}  # verification.py
+
+
+def changed(spec: SandboxSpec, facts: Facts) -> Callable[[SandboxSpec], bool]:
+    before = documents(spec, facts)
+    with_directory = dataclasses.replace(facts, socket_directory=Path("/run/user/7/kernel-bridge/0a1b2c3d"))
+    return lambda other: documents(other, with_directory if other.network == "none" else facts) != before
+
+
+@pytest.mark.parametrize("field", SPEC_CHANGES)
+def test_each_field_of_a_spec_changes_what_the_engine_is_asked_for(field: str, spec: SandboxSpec, facts: Facts) -> None:
+    other = dataclasses.replace(spec, **{field: SPEC_CHANGES[field]})
+    assert changed(spec, facts)(other) is (field not in ELSEWHERE)
+
+
+@pytest.mark.parametrize("field", LIMIT_CHANGES)
+def test_each_limit_changes_what_the_engine_is_asked_for(field: str, spec: SandboxSpec, facts: Facts) -> None:
+    other = dataclasses.replace(spec, limits=Limits(**{field: LIMIT_CHANGES[field]}))
+    assert other.limits != spec.limits
+    assert changed(spec, facts)(other)
+
+
+@pytest.mark.parametrize("field", WORKSPACE_CHANGES)
+def test_each_field_of_a_workspace_changes_what_the_engine_is_asked_for(
+    field: str, spec: SandboxSpec, facts: Facts
+) -> None:
+    spec = dataclasses.replace(spec, workspace=WORKSPACE)
+    other = dataclasses.replace(WORKSPACE, **{field: WORKSPACE_CHANGES[field]})
+    assert changed(spec, facts)(dataclasses.replace(spec, workspace=other))
+
+
+def test_no_field_is_forgotten_in_the_tests_above() -> None:
+    assert {each.name for each in dataclasses.fields(SandboxSpec)} == set(SPEC_CHANGES)
+    assert set(Limits.model_fields) == set(LIMIT_CHANGES)
+    assert {each.name for each in dataclasses.fields(Workspace)} == set(WORKSPACE_CHANGES) | COMPARED_INSIDE

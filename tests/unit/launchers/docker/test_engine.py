@@ -1,0 +1,183 @@
+"""The way to the engine: what is wrong is told in one sentence, and nothing but ids and checked names goes there."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bridge.errors import EngineUnavailable, LaunchError
+from bridge.launchers.docker import border
+from bridge.launchers.docker.engine import Engine, together
+from bridge.launchers.docker.host import Endpoint
+
+pytestmark = pytest.mark.anyio
+
+# A test fails after that long; nothing here takes a tenth of it.
+SOON = 10.0
+
+
+def at(path: Path) -> Engine:
+    return Engine(lambda: Endpoint(path, "the test"))
+
+
+async def test_an_engine_whose_socket_is_not_there_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"named by the test.*does not run: its socket is not there"):
+        await at(tmp_path / "docker.sock").info()
+
+
+async def test_an_engine_whose_socket_nobody_serves_does_not_run(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "docker.sock"))
+    with pytest.raises(EngineUnavailable, match="does not run: nobody listens"):
+        await at(tmp_path / "docker.sock").info()
+
+
+async def test_an_engine_that_breaks_off_is_told_as_that(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "docker.sock"))
+        listener.listen()
+
+        def hang_up() -> None:
+            for _ in range(2):  # once it is only looked whether anybody is there
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(EngineUnavailable, match="broke off when it was asked to"):
+            await at(tmp_path / "docker.sock").info()
+        thread.join(SOON)
+
+
+def test_an_engine_that_this_user_may_not_use_says_what_to_do() -> None:
+    import requests  # noqa: PLC0415
+
+    endpoint = Endpoint(Path("/var/run/docker.sock"), "a well-known place")
+    wrapped = requests.ConnectionError("Connection aborted.", PermissionError(13, "Permission denied"))
+    said = border.translated("list the containers", wrapped, endpoint)
+    assert isinstance(said, EngineUnavailable)
+    assert "may not be used by this user" in str(said)
+    slow = border.translated("start the container", requests.ReadTimeout(), endpoint)
+    assert "did not start the container within 30 s" in str(slow)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "lab", "../volumes/x", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 64 + "/../x", "a" * 64 + "?force=1"]
+)
+async def test_no_container_is_named_but_by_its_full_id(name: str, tmp_path: Path) -> None:
+    engine = at(tmp_path / "docker.sock")
+    for call in (engine.container, engine.start, engine.remove, engine.attach):
+        with pytest.raises(LaunchError, match="not a container's full id"):
+            await call(name)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "python",
+        "../containers/x:y",
+        "k/../../containers/x:1",
+        "docker.io/x/y:1\n",
+        "a12bc557f32d",
+        "docker.io/x/y:1/../z",
+    ],
+)
+async def test_no_image_is_asked_for_but_by_a_full_reference(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="not a full image reference"):
+        await at(tmp_path / "docker.sock").image(reference)
+
+
+async def test_no_volume_is_removed_that_is_not_named_as_ours(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="left alone"):
+        await at(tmp_path / "docker.sock").remove_volume("../containers/x")
+
+
+def test_docker_is_not_imported_before_the_first_request() -> None:
+    code = (
+        "import sys; from bridge.launchers.docker import DockerLauncher; DockerLauncher().close(); "
+        "sys.exit(any(name in sys.modules for name in ('docker', 'requests', 'urllib3')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+async def test_the_first_failure_of_several_calls_is_raised_as_itself() -> None:
+    async def fail() -> None:
+        raise LaunchError("no")
+
+    async def wait() -> None:
+        await anyio.sleep(SOON)
+
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="no"):
+        await together(fail, wait)
+    assert time.monotonic() - began < SOON / 2
+
+
+async def test_results_of_several_calls_come_in_their_order() -> None:
+    async def one() -> int:
+        await anyio.sleep(0.01)
+        return 1
+
+    async def two() -> int:
+        return 2
+
+    assert await together(one, two) == [1, 2]
+
+
+class SlowEngine(Engine):
+    """Its requests are what the test says, without an engine."""
+
+    def _connect(self) -> Any:
+        return None
+
+
+async def test_a_change_that_is_cancelled_is_waited_for_so_that_what_it_makes_can_be_found(tmp_path: Path) -> None:
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    begun, go, made = threading.Event(), threading.Event(), threading.Event()
+
+    def create(_: Any) -> None:
+        begun.set()
+        go.wait(SOON)
+        made.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(engine._change, "create", create)
+        await anyio.to_thread.run_sync(begun.wait, SOON)
+        group.cancel_scope.cancel()
+        threading.Timer(0.05, go.set).start()
+    assert made.is_set()
+
+
+async def test_a_change_that_was_cancelled_before_it_began_never_begins(tmp_path: Path) -> None:
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    made = threading.Event()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await engine._change("create", lambda _: made.set())
+    # the thread that would do it is free again: it has taken its turn, if it ever will
+    await anyio.to_thread.run_sync(lambda: None)
+    assert not made.is_set()
+
+
+async def test_a_look_that_is_cancelled_is_not_waited_for(tmp_path: Path) -> None:
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    begun, go = threading.Event(), threading.Event()
+
+    def look(_: Any) -> None:
+        begun.set()
+        go.wait(SOON)
+
+    began = time.monotonic()
+    async with anyio.create_task_group() as group:
+        group.start_soon(engine._look, "look", look)
+        await anyio.to_thread.run_sync(begun.wait, SOON)
+        group.cancel_scope.cancel()
+    assert time.monotonic() - began < SOON / 2
+    go.set()

@@ -1,0 +1,186 @@
+"""Whom the kernel runs as, and the directories that are made, trusted and removed on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import LaunchError
+from bridge.launchers.docker import places
+from bridge.launchers.docker.places import User
+from bridge.policy import SandboxSpec, Workspace
+
+ALICE, ROOT = User(1000, 1000), User(0, 0)
+
+
+def workspace_of(path: Path, mode: str = "ro") -> Workspace:
+    about = path.stat()
+    assert mode in ("ro", "rw")
+    return Workspace(path, "ro" if mode == "ro" else "rw", about.st_dev, about.st_ino)
+
+
+@pytest.fixture
+def with_workspace(spec: SandboxSpec, tmp_path: Path) -> SandboxSpec:
+    return dataclasses.replace(spec, workspace=workspace_of(tmp_path))
+
+
+@pytest.mark.parametrize("caller", [ALICE, ROOT])
+def test_without_files_to_share_every_sandbox_has_a_uid_of_its_own(spec: SandboxSpec, caller: User) -> None:
+    users = {places.choose_user(spec, caller, None, places.OWN_UIDS, ()) for _ in range(20)}
+    assert len(users) > 1
+    assert all(200_000 <= user.uid < 1_000_000 and user.uid == user.gid for user in users)
+
+
+def test_a_uid_that_another_sandbox_has_is_not_given_again(spec: SandboxSpec) -> None:
+    chosen = places.choose_user(spec, ALICE, None, range(20_000, 20_003), {20_000, 20_002})
+    assert chosen == User(20_001, 20_001)
+
+
+def test_with_a_workspace_the_kernel_runs_as_the_caller(with_workspace: SandboxSpec) -> None:
+    assert places.choose_user(with_workspace, ALICE, ROOT, places.OWN_UIDS, ()) == ALICE
+
+
+def test_a_root_caller_s_kernel_is_the_workspaces_owner_and_never_root(with_workspace: SandboxSpec) -> None:
+    assert places.choose_user(with_workspace, ROOT, ALICE, places.OWN_UIDS, ()) == ALICE
+    assert places.choose_user(with_workspace, ROOT, User(1000, 0), places.OWN_UIDS, ()).gid != 0
+    own = places.choose_user(with_workspace, ROOT, ROOT, places.OWN_UIDS, ())
+    assert own.uid in places.OWN_UIDS
+    assert own.gid in places.OWN_UIDS
+
+
+def test_with_network_none_the_kernel_must_reach_the_callers_directory(spec: SandboxSpec) -> None:
+    spec = dataclasses.replace(spec, network="none")
+    assert places.choose_user(spec, ALICE, None, places.OWN_UIDS, ()) == ALICE
+    assert places.choose_user(spec, ROOT, None, places.OWN_UIDS, ()).uid in places.OWN_UIDS
+
+
+def test_a_workspace_that_was_replaced_since_it_was_checked_is_refused(tmp_path: Path) -> None:
+    checked = tmp_path / "project"
+    checked.mkdir()
+    workspace = workspace_of(checked)
+    assert places.workspace_owner(workspace).uid == os.geteuid()
+    checked.rename(tmp_path / "elsewhere")
+    checked.symlink_to("/etc")
+    with pytest.raises(LaunchError, match="replaced"):
+        places.workspace_owner(workspace)
+    checked.unlink()
+    with pytest.raises(LaunchError, match="cannot be looked at"):
+        places.workspace_owner(workspace)
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "may"),
+    [
+        (0o700, User(os.geteuid(), 1), True),
+        (0o750, User(54321, os.getegid()), True),
+        (0o755, User(54321, 54321), True),
+        (0o750, User(54321, 54321), False),
+        (0o751, User(54321, 54321), False),
+    ],
+)
+def test_a_workspace_that_the_kernel_could_not_even_list_is_told_before_anything_is_made(
+    tmp_path: Path, mode: int, user: User, *, may: bool
+) -> None:
+    tmp_path.chmod(mode)
+    if may:
+        places.check_enterable(workspace_of(tmp_path), user)
+        return
+    with pytest.raises(LaunchError, match=f"closed to the uid {user.uid}.*chmod"):
+        places.check_enterable(workspace_of(tmp_path), user)
+
+
+def test_the_time_zone_is_the_hosts_by_its_name(tmp_path: Path) -> None:
+    link = tmp_path / "localtime"
+    link.symlink_to("/usr/share/zoneinfo/Europe/Paris")
+    assert places.timezone({}, link) == "Europe/Paris"
+    assert places.timezone({"TZ": "Asia/Tokyo"}, link) == "Asia/Tokyo"
+    assert places.timezone({"TZ": ":/etc/shadow"}, link) == "UTC"
+    assert places.timezone({}, tmp_path / "missing") == "UTC"
+
+
+@pytest.fixture
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("run")
+    directory.chmod(0o700)
+    return {"XDG_RUNTIME_DIR": str(directory)}
+
+
+def test_sockets_lie_in_a_short_private_directory_of_the_kernels_uid(runtime: dict[str, str]) -> None:
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+    assert made.parent == Path(runtime["XDG_RUNTIME_DIR"]) / "kernel-bridge"
+    assert len(made.name) == 8
+    for each in (made, made.parent):
+        assert each.stat().st_mode & 0o777 == 0o700
+        assert each.stat().st_uid == os.geteuid()
+    places.remove_socket_directory(made)
+    assert not made.exists()
+
+
+def test_without_a_runtime_directory_of_ones_own_it_is_tmp_and_the_users_number(runtime: dict[str, str]) -> None:
+    fallback = Path(f"/tmp/kernel-bridge-{os.geteuid()}")
+    assert places.socket_parent({}) == fallback
+    Path(runtime["XDG_RUNTIME_DIR"]).chmod(0o755)
+    assert places.socket_parent(runtime) == fallback
+
+
+def test_a_parent_that_somebody_else_put_there_is_not_used(runtime: dict[str, str]) -> None:
+    parent = Path(runtime["XDG_RUNTIME_DIR"]) / "kernel-bridge"
+    target = parent.with_name("elsewhere")
+    target.mkdir(mode=0o700)
+    parent.symlink_to(target)
+    with pytest.raises(LaunchError, match="belongs to this user alone"):
+        places.make_socket_directory(ALICE, runtime)
+    parent.unlink()
+    parent.mkdir(mode=0o755)
+    with pytest.raises(LaunchError, match="belongs to this user alone"):
+        places.make_socket_directory(ALICE, runtime)
+    assert list(target.iterdir()) == list(parent.iterdir()) == []
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    directory = tmp_path / ("d" * 90)
+    directory.mkdir(mode=0o700)
+    with pytest.raises(LaunchError, match="too long"):
+        places.make_socket_directory(ALICE, {"XDG_RUNTIME_DIR": str(directory)})
+    assert not list(directory.iterdir())
+
+
+def test_only_a_directory_that_is_certainly_ours_is_ever_removed(runtime: dict[str, str], tmp_path: Path) -> None:
+    ours = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+    precious = [tmp_path / "0a1b2c3d", ours.parent / "photographs", ours.parent.parent / "0a1b2c3d"]
+    for each in precious:
+        each.mkdir()
+        places.remove_socket_directory(each)
+    places.remove_socket_directory(ours.parent)
+    assert all(each.exists() for each in precious)
+    assert ours.exists()
+
+
+def test_a_link_in_a_socket_directory_is_not_followed_when_it_is_removed(
+    runtime: dict[str, str], tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("here")
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+    (made / "k-1").symlink_to(tmp_path)
+    places.remove_socket_directory(made)
+    assert not made.exists()
+    assert precious.read_text() == "here"
+
+
+def test_directories_are_stale_when_they_are_old_unclaimed_and_nobody_listens(runtime: dict[str, str]) -> None:
+    me = User(os.geteuid(), os.getegid())
+    young, claimed, alive, dead, empty = (places.make_socket_directory(me, runtime) for _ in range(5))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(alive / "life"))
+        listener.listen()
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(dead / "life"))
+        for each in (claimed, alive, dead, empty):
+            os.utime(each, (1, 1))
+        assert set(places.stale_socket_directories({claimed}, runtime)) == {dead, empty}
+    assert young.exists()

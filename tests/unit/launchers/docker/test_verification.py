@@ -1,0 +1,244 @@
+"""What is refused: every way in which an engine could have done something else than it was asked to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.errors import LaunchError
+from bridge.launchers.docker import verification
+from bridge.launchers.docker.document import Document, Facts, documents
+from bridge.launchers.docker.verification import Directory
+from bridge.policy import SandboxSpec, Workspace
+
+WORKSPACE = Workspace(Path("/users/alice/project"), "ro", device=66, inode=1234)
+
+
+@pytest.fixture
+def asked(spec: SandboxSpec, facts: Facts) -> Document:
+    return documents(dataclasses.replace(spec, workspace=WORKSPACE, runtime="runc"), facts).kernel
+
+
+@pytest.fixture
+def gateway(spec: SandboxSpec, facts: Facts) -> Document:
+    made = documents(spec, facts).gateway
+    assert made is not None
+    return made
+
+
+def other_than(value: Any) -> Any:
+    """Something else of the same kind, and never "nothing" where "nothing" was asked for."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case str():
+            return value + "x" if value else "host"
+        case list():
+            return value[1:] if value else ["/dev/kvm"]
+        case dict():
+            return {"/else": "where"} if not value else {key: other_than(each) for key, each in value.items()}
+    raise AssertionError(f"say here how {value!r} could be something else")
+
+
+def test_an_engine_that_did_all_of_it_is_accepted(asked: Document, gateway: Document, engine: Any) -> None:
+    for document in (asked, gateway):
+        assert verification.container_problems(document, engine.inspect(document)) == []
+        assert verification.network_problems(document, engine.inspect(document)) == []
+    verification.refuse("lab", [])
+
+
+def host_keys() -> list[str]:
+    from bridge.launchers.docker.document import _sealed  # noqa: PLC0415
+
+    made = _sealed(network="none", memory=1, cpus=1, pids=1, shm=1, log=1, mounts=[], tmpfs={})
+    return [*made, "Runtime"]
+
+
+@pytest.mark.parametrize("key", host_keys())
+def test_each_setting_that_the_engine_changed_is_refused(key: str, asked: Document, engine: Any) -> None:
+    assert set(host_keys()) == set(asked["HostConfig"])
+    said = engine.inspect(asked)
+    said["HostConfig"][key] = other_than(asked["HostConfig"][key])
+    assert any(key in problem for problem in verification.container_problems(asked, said))
+
+
+@pytest.mark.parametrize("key", [key for key in host_keys() if key not in ("Binds", "Tmpfs", "Mounts")])
+def test_each_setting_that_the_engine_left_out_is_refused(key: str, asked: Document, engine: Any) -> None:
+    said = engine.inspect(asked)
+    del said["HostConfig"][key]
+    problems = verification.container_problems(asked, said)
+    # where nothing was asked for, an engine may say nothing
+    assert bool(problems) is bool(asked["HostConfig"][key])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Hostname", "Healthcheck", "StopSignal", "Tty"),
+        *("OpenStdin", "StdinOnce"),
+    ],
+)
+def test_each_part_of_the_command_that_the_engine_changed_is_refused(key: str, asked: Document, engine: Any) -> None:
+    said = engine.inspect(asked)
+    said["Config"][key] = other_than(asked[key])
+    assert any(key in problem for problem in verification.container_problems(asked, said))
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(said: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for each in parents:
+            said = said[each]
+        said[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("tampered", "word"),
+    [
+        (change("Image", "sha256:" + "cd" * 32), "image"),
+        (change("State", {"Running": False, "ExitCode": 2, "Status": "exited"}), "does not run"),
+        (change("Config/Volumes", {"/data": {}}), "Volumes"),
+        (change("Config/Labels", {}), "Labels"),
+        (change("HostConfig/Binds", ["/:/host"]), "Binds"),
+        (change("Mounts", []), "mounts"),
+        (
+            lambda said: said["Mounts"].append({"Type": "volume", "Name": "v", "Destination": "/data", "RW": True}),
+            "/data",
+        ),
+        (lambda said: said["Mounts"][1].update(RW=True), "mounts"),
+        (lambda said: said["Mounts"][1].update(Source="/etc"), "mounts"),
+        (lambda said: said["HostConfig"]["Mounts"][0]["VolumeOptions"].pop("DriverConfig"), "Mounts"),
+    ],
+)
+def test_another_container_than_the_one_asked_for_is_refused(
+    tampered: Callable[[dict[str, Any]], None], word: str, asked: Document, engine: Any
+) -> None:
+    said = engine.inspect(asked)
+    tampered(said)
+    assert any(word in problem for problem in verification.container_problems(asked, said))
+
+
+def test_limits_that_the_daemon_adds_of_its_own_are_fine(asked: Document, engine: Any) -> None:
+    said = engine.inspect(asked)
+    said["HostConfig"]["Ulimits"].append({"Name": "nproc", "Soft": 1, "Hard": 1})
+    assert verification.container_problems(asked, said) == []
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        [{"HostIp": "0.0.0.0", "HostPort": "3277"}],
+        [{"HostIp": "", "HostPort": "3277"}],
+        [{"HostIp": "127.0.0.1", "HostPort": "3277"}, {"HostIp": "::", "HostPort": "3277"}],
+        [],
+        None,
+    ],
+)
+def test_a_port_published_anywhere_but_on_loopback_is_refused(bound: Any, gateway: Document, engine: Any) -> None:
+    said = engine.inspect(gateway)
+    said["NetworkSettings"]["Ports"]["5002/tcp"] = bound
+    assert verification.network_problems(gateway, said)
+
+
+def test_a_sixth_port_is_refused(gateway: Document, engine: Any) -> None:
+    said = engine.inspect(gateway)
+    said["NetworkSettings"]["Ports"]["22/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "22"}]
+    assert verification.network_problems(gateway, said)
+
+
+def test_a_gateway_that_came_back_on_another_port_is_refused(gateway: Document, engine: Any) -> None:
+    gateway["HostConfig"]["PortBindings"]["5001/tcp"][0]["HostPort"] = "4000"
+    assert verification.network_problems(gateway, engine.inspect(gateway))
+
+
+@pytest.mark.parametrize("networks", [{"bridge": {}}, {"none": {}, "bridge": {}}, {}])
+def test_a_kernel_in_any_network_is_refused(networks: Any, asked: Document, engine: Any) -> None:
+    said = engine.inspect(asked)
+    said["NetworkSettings"]["Networks"] = networks
+    assert verification.network_problems(asked, said)
+
+
+def test_the_ports_are_read_back_in_the_channels_order(gateway: Document, engine: Any) -> None:
+    said = engine.inspect(gateway)
+    for number, bound in enumerate(said["NetworkSettings"]["Ports"].values()):
+        bound[0]["HostPort"] = str(4000 + number)
+    assert verification.published_ports(said) == (4000, 4001, 4002, 4003, 4004)
+
+
+def test_ports_that_are_not_all_there_are_an_error_and_not_a_guess() -> None:
+    with pytest.raises(LaunchError, match="ports"):
+        verification.published_ports({"NetworkSettings": {"Ports": {"5001/tcp": [{"HostPort": "1"}]}}})
+
+
+DIRECTORY = Directory("/users/alice/project", device=66, inode=1234)
+INSIDE = ("/users/alice/project", "66:1234")
+
+
+def test_an_inside_as_it_should_be_is_accepted(asked: Document, engine: Any) -> None:
+    assert verification.inside_problems(asked, engine.inside(asked, INSIDE), [DIRECTORY]) == []
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "word"),
+    [
+        ("CapBnd:\t0000000000000000", "CapBnd:\t00000000a80425fb", "CapBnd"),
+        ("CapEff:\t0000000000000000", "CapEff:\t0000000000000001", "CapEff"),
+        ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
+        ("NoNewPrivs:\t1\n", "", "NoNewPrivs"),
+        ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
+        ("Uid:\t234567\t234567", "Uid:\t0\t234567", "Uid"),
+        ("    lo:       0", "    lo:       0\n  eth0:       0", "eth0"),
+        ("    lo:       0", "  eth0:       0", "eth0"),
+        ("Gateway\n", "Gateway\neth0\t00000000\t010011AC\n", "routes"),
+        ("overlay / overlay ro", "overlay / overlay rw", "read-only"),
+        ("tmpfs /home/kernel tmpfs", "overlay /home/kernel overlay", "/home/kernel"),
+        ("size=262144k", "size=9999999k", "/tmp"),
+        ("tmpfs /run/kernel-bridge tmpfs", "ext4 /run/kernel-bridge ext4", "/run/kernel-bridge"),
+        ("noexec", "exec", "/tmp"),
+        ("66:1234", "66:1235", "/users/alice/project"),
+        ("66:1234\n", "", "/users/alice/project"),
+        ("==> end\n", "", "looked into"),
+        ("==> /proc/1/status", "==> elsewhere", "CapBnd"),
+    ],
+)
+def test_an_inside_that_is_not_sealed_is_refused(was: str, now: str, word: str, asked: Document, engine: Any) -> None:
+    output = engine.inside(asked, INSIDE)
+    assert was in output
+    problems = verification.inside_problems(asked, output.replace(was, now), [DIRECTORY])
+    assert any(word in problem for problem in problems), problems
+
+
+def test_tunnel_devices_that_linux_makes_in_every_name_space_are_no_network(asked: Document, engine: Any) -> None:
+    output = engine.inside(asked, INSIDE).replace("    lo:       0", "    lo:       0\n  tunl0:       0\n  sit0:  0")
+    assert verification.inside_problems(asked, output, [DIRECTORY]) == []
+
+
+def test_a_runtime_with_its_own_kernel_is_not_asked_about_seccomp_but_about_capabilities(
+    asked: Document, engine: Any
+) -> None:
+    asked = copy.deepcopy(asked)
+    asked["HostConfig"]["Runtime"] = "runsc"
+    output = engine.inside(asked, INSIDE).replace("NoNewPrivs:\t1\n", "").replace("Seccomp:\t2", "Seccomp:\t0")
+    assert verification.inside_problems(asked, output, [DIRECTORY]) == []
+    assert verification.inside_problems(asked, output.replace("CapBnd:\t0", "CapBnd:\tf"), [DIRECTORY])
+
+
+def test_the_refusal_lists_every_problem() -> None:
+    with pytest.raises(LaunchError, match=r"lab.*first; second"):
+        verification.refuse("lab", ["first", "second"])
+
+
+def test_the_look_inside_names_each_directory_as_an_argument_and_not_in_the_script() -> None:
+    command = verification.look_inside([Directory("/a b/$(id)", 1, 2)])
+    assert command[:2] == ["/bin/sh", "-c"]
+    assert "$(id)" not in command[2]
+    assert command[-1] == "/a b/$(id)"

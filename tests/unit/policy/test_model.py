@@ -1,0 +1,255 @@
+"""Every setting of the schema refuses every wrong kind of value, and what is not enforced yet is not accepted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from bridge.errors import PolicyError
+from bridge.policy import Limits, Mount, Policy, built_in, built_in_text, parse
+from bridge.policy.limits import SMALLEST_TMPFS, fitted
+from bridge.policy.model import NOT_YET, PolicyFile, not_supported
+from bridge.policy.text import read
+from bridge.policy.units import GiB, KiB, MiB
+
+KINDS: dict[str, Any] = {
+    "mapping": {"a": "b"},
+    "list": [["a"]],
+    "truth": True,
+    "number": 7.5,
+    "text": "\\o/",
+    "null": None,
+}
+TAKES: dict[str, set[str]] = {
+    "version": {"number"},
+    "attach": {"mapping"},
+    "attach.allowed": {"truth"},
+    "attach.directories": {"list"},
+    "attach.addresses": {"list"},
+    "sandbox": {"mapping"},
+    "sandbox.images": {"list"},
+    "sandbox.images[0].repository": {"text"},
+    "sandbox.images[0].tags": {"list"},
+    "sandbox.images[0].digests": {"list"},
+    "sandbox.default_image": {"text"},
+    "sandbox.network": {"text"},
+    "sandbox.egress": {"list"},
+    "sandbox.egress[0].host": {"text"},
+    "sandbox.egress[0].port": {"number"},
+    "sandbox.egress[0].allow_addresses": {"list"},
+    "sandbox.ca_bundle": {"text", "null"},
+    "sandbox.limits": {"mapping"},
+    "sandbox.limits.memory": {"text"},
+    "sandbox.limits.cpus": {"number"},
+    "sandbox.limits.pids": {"number"},
+    "sandbox.limits.home": {"text"},
+    "sandbox.limits.tmp": {"text"},
+    "sandbox.limits.shm": {"text"},
+    "sandbox.limits.log": {"text"},
+    "sandbox.mounts": {"list"},
+    "sandbox.mounts[0].source": {"text"},
+    "sandbox.mounts[0].mode": {"text"},
+    "sandbox.environment": {"list"},
+    "sandbox.gpus": {"number"},
+    "sandbox.runtime": {"text", "null"},
+    "sandbox.max_running": {"number"},
+    "sandbox.idle_timeout": {"text", "null"},
+    "sandbox.max_lifetime": {"text", "null"},
+    "calls": {"mapping"},
+    "calls.timeout": {"text"},
+    "calls.max_timeout": {"text"},
+    "calls.max_output": {"text"},
+    "calls.max_result": {"text"},
+    "calls.kept_output": {"text", "null"},
+    "audit": {"mapping"},
+    "audit.file": {"text", "null"},
+}
+ONE_NUMBER = {"version", "sandbox.egress[0].port", "sandbox.limits.pids", "sandbox.gpus", "sandbox.max_running"}
+"""Those that take whole numbers only, so that 7.5 is wrong as well."""
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        setting = f"{prefix}{name}"
+        yield setting
+        for annotation, suffix in (
+            (field.annotation, "."),
+            *((part, "[0].") for part in getattr(field.annotation, "__args__", ())),
+        ):
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from settings(annotation, setting + suffix)
+
+
+BUILT_IN_AS_JSON = json.dumps(read(built_in_text()).value)
+
+
+def valid() -> dict[str, Any]:
+    """Every setting that can be written, with a valid value; `egress` has the shape of one."""
+    values = json.loads(BUILT_IN_AS_JSON)
+    values["sandbox"]["images"][0]["digests"] = ["sha256:" + "0" * 64]
+    values["sandbox"]["egress"] = [{"host": "a.example", "port": 443, "allow_addresses": ["10.0.0.0/8"]}]
+    values["sandbox"]["mounts"] = [{"source": "~/projects", "mode": "ro"}]
+    assert isinstance(values, dict)
+    return values
+
+
+def replaced(setting: str, value: object) -> str:
+    values: Any = valid()
+    holder, parts = values, setting.replace("[0]", ".0").split(".")
+    for part in parts[:-1]:
+        holder = holder[int(part) if part == "0" else part]
+    holder[parts[-1]] = value
+    return json.dumps(values)
+
+
+def test_the_table_of_kinds_covers_every_setting_of_the_schema() -> None:
+    assert set(settings(PolicyFile)) == set(TAKES)
+
+
+@pytest.mark.parametrize("setting", TAKES)
+@pytest.mark.usefixtures("home")
+def test_a_setting_refuses_every_other_kind_of_value(setting: str) -> None:
+    taken = TAKES[setting] - ({"number"} if setting in ONE_NUMBER else set())
+    for kind in KINDS.keys() - taken:
+        with pytest.raises(PolicyError) as caught:
+            parse(replaced(setting, KINDS[kind]), origin="X")
+        lines = [
+            line
+            for line in str(caught.value).splitlines()
+            if line.startswith((f"  line 1: {setting}: ", f"  line 1: {setting}["))
+        ]
+        assert lines, f"{kind} was taken for {setting}: {caught.value}"
+        assert all("write" in line for line in lines)
+
+
+@pytest.mark.parametrize("setting", [*TAKES, "sandbox.images[0]", "sandbox.mounts[0]", "sandbox.egress[0]"])
+@pytest.mark.usefixtures("home")
+def test_a_mapping_refuses_a_key_that_it_does_not_know(setting: str) -> None:
+    if TAKES.get(setting, {"mapping"}) != {"mapping"}:
+        return
+    with pytest.raises(PolicyError, match="this key is not known; write one of"):
+        parse(replaced(f"{setting}.privileged", KINDS["truth"]), origin="X")
+
+
+@pytest.mark.parametrize("setting", ["privileged", "origin", "Version"])
+@pytest.mark.usefixtures("home")
+def test_the_file_itself_refuses_a_key_that_it_does_not_know(setting: str) -> None:
+    with pytest.raises(PolicyError, match=f"line 1: {setting}: this key is not known"):
+        parse(replaced(setting, "x"), origin="X")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sandbox.egress", [{"host": "a.example", "port": 443}]),
+        ("sandbox.ca_bundle", "/etc/ssl/certs/ca.pem"),
+        ("sandbox.gpus", 1),
+        ("sandbox.idle_timeout", "24h"),
+        ("sandbox.max_lifetime", "7d"),
+        ("calls.kept_output", "1GiB"),
+        ("audit.file", "/var/log/x.jsonl"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_what_is_not_enforced_yet_is_refused_as_not_supported(setting: str, value: object) -> None:
+    assert setting in NOT_YET
+    with pytest.raises(PolicyError, match=f"{setting}: this setting is not supported yet by this version; write "):
+        parse(replaced(setting, value), origin="X")
+
+
+def test_every_setting_that_is_not_supported_yet_has_its_empty_value_by_default() -> None:
+    policy = built_in()
+    for setting, empty in NOT_YET.items():
+        section, name = setting.split(".")
+        assert getattr(getattr(policy, section), name) == empty
+        assert not_supported(setting, empty) is None
+
+
+def test_the_built_in_policy_writes_out_exactly_the_defaults() -> None:
+    minimal = (
+        "version: 1\nsandbox:\n  images: [{repository: kernel-bridge/python, tags: ['*']}]\n"
+        "  default_image: kernel-bridge/python:3.13\n"
+    )
+    policy = built_in()
+    assert policy == parse(minimal, origin=policy.origin)
+    written = {name.split("[")[0] for name in settings(PolicyFile)}
+    for setting in written:
+        holder = read(built_in_text()).value
+        for part in setting.split("."):
+            holder = holder[part]
+
+
+def test_the_built_in_policy_is_the_design() -> None:
+    policy = built_in()
+    assert policy.attach.model_dump() == {"allowed": True, "directories": ("runtime",), "addresses": ("loopback",)}
+    assert policy.sandbox.network == "isolated"
+    assert policy.sandbox.mounts == ()
+    assert policy.sandbox.environment == ()
+    assert policy.sandbox.limits == Limits(
+        memory=2 * GiB, cpus=2, pids=512, home=512 * MiB, tmp=256 * MiB, shm=256 * MiB, log=MiB
+    )
+    assert (policy.sandbox.max_running, policy.sandbox.runtime) == (4, None)
+    assert policy.calls.model_dump() == {
+        "timeout": 45.0, "max_timeout": 3600.0, "max_output": 48 * KiB, "max_result": 900 * KiB, "kept_output": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [PolicyFile, Policy])
+def test_every_setting_says_what_may_be_written(model: type[BaseModel]) -> None:
+    def check(model: type[BaseModel]) -> None:
+        for name, field in model.model_fields.items():
+            annotation = field.annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                check(annotation)
+            else:
+                assert field.description, name
+
+    check(model)
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    policy = built_in()
+    with pytest.raises(ValidationError, match="frozen"):
+        policy.sandbox.limits.memory = 1
+    assert isinstance(policy.sandbox.images, tuple)
+    assert hash(policy) == hash(built_in())
+
+
+def test_limits_made_by_code_are_plain_numbers_and_hold_the_same_rules() -> None:
+    assert Limits(memory=GiB, home=256 * MiB, tmp=128 * MiB, shm=128 * MiB).memory == GiB
+    for wrong in ({"memory": 512 * MiB}, {"memory": 64}, {"memory": True}, {"cpus": float("nan")}, {"pids": 10**400}):
+        with pytest.raises(ValidationError):
+            Limits.model_validate(wrong)
+
+
+def test_sizes_that_fit_stay_and_others_shrink_in_proportion() -> None:
+    assert fitted(2 * GiB, (512 * MiB, 256 * MiB, 256 * MiB)) == (512 * MiB, 256 * MiB, 256 * MiB)
+    assert fitted(512 * MiB, (512 * MiB, 256 * MiB, 256 * MiB)) == (128 * MiB, 64 * MiB, 64 * MiB)
+
+
+@pytest.mark.parametrize("memory", [64 * MiB, 64 * MiB + 1, 100_000_001, GiB])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (512 * MiB, MiB, MiB),
+        (MiB, MiB, 512 * GiB),
+        (333 * MiB + 1, 7 * MiB + 3, 900 * MiB),
+        (2 * MiB, 2 * MiB, 2 * MiB),
+    ],
+)
+def test_no_tmpfs_shrinks_to_nothing_and_together_they_fit(memory: int, sizes: tuple[int, int, int]) -> None:
+    shrunk = fitted(memory, sizes)
+    assert sum(shrunk) <= memory // 2
+    assert all(SMALLEST_TMPFS <= size <= before for size, before in zip(shrunk, sizes, strict=True))
+    assert shrunk == sizes or all(size % 4096 == 0 for size in shrunk)
+
+
+def test_a_mount_made_by_code_is_resolved_and_judged_like_one_of_a_file(home: Any) -> None:
+    (home / "link").symlink_to(home / "projects")
+    assert Mount(source=home / "link").source == home / "projects"
+    with pytest.raises(ValidationError):
+        Mount(source=home)

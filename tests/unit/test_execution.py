@@ -1,0 +1,165 @@
+"""The fold of one execution: the same result for every order of messages."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from bridge.execution import Execution
+from bridge.messages import Channel, Message
+from bridge.outputs import DisplayData, Error, ExecuteResult, Stream
+
+
+def message(msg_type: str, content: dict[str, Any], channel: Channel = "iopub") -> Message:
+    return Message(channel, msg_type, "kernel", content, {}, "id", "execute_request", "us", "agent", in_subshell=False)
+
+
+def status(state: str) -> Message:
+    return message("status", {"execution_state": state})
+
+
+def reply(status: str = "ok", **more: Any) -> Message:
+    return message("execute_reply", {"status": status, "execution_count": 3, **more}, "shell")
+
+
+def stream(text: str, name: str = "stdout") -> Message:
+    return message("stream", {"name": name, "text": text})
+
+
+def display(text: str, display_id: str | None = None, kind: str = "display_data") -> Message:
+    transient = {"display_id": display_id} if display_id else {}
+    return message(kind, {"data": {"text/plain": text}, "metadata": {}, "transient": transient})
+
+
+def fold(*messages: Message, keep: int = 1000) -> Execution:
+    execution = Execution(1, "id", "code", keep=keep)
+    for each in messages:
+        execution.feed(each)
+    return execution
+
+
+IOPUB = [status("busy"), message("execute_input", {"execution_count": 3}), stream("a"), stream("b"), status("idle")]
+
+
+@pytest.mark.parametrize("place", range(len(IOPUB) + 1))
+def test_the_reply_may_come_at_any_point_between_the_outputs(place: int) -> None:
+    execution = fold(*IOPUB[:place], reply(), *IOPUB[place:])
+    assert execution.done
+    result = execution.result()
+    assert (result.status, result.outputs, result.execution_count) == ("ok", (Stream("stdout", "ab"),), 3)
+
+
+def test_nothing_is_done_before_both_reply_and_idle() -> None:
+    assert not fold(*IOPUB).done
+    assert not fold(*IOPUB[:-1], reply()).done
+
+
+def test_it_is_queued_until_the_kernel_is_busy_with_it_and_running_after() -> None:
+    assert fold().result().status == "queued"
+    assert fold(status("busy")).result().status == "running"
+
+
+def test_an_aborted_request_is_done_with_its_reply_and_was_not_run() -> None:
+    execution = fold(reply("aborted"))
+    assert execution.done
+    assert execution.result().status == "aborted"
+
+
+def test_what_the_code_raised_is_a_result() -> None:
+    raised = message("error", {"ename": "E", "evalue": "v", "traceback": ["t1", "t2"]})
+    result = fold(status("busy"), raised, reply("error"), status("idle")).result()
+    assert (result.status, result.outputs) == ("error", (Error("E", "v", ("t1", "t2")),))
+
+
+def test_a_cell_that_called_exit_is_marked() -> None:
+    asks = reply(payload=[{"source": "ask_exit", "keepkernel": False}])
+    assert fold(asks).result().ended_kernel
+    assert not fold(reply(payload=[{"source": "set_next_input"}])).result().ended_kernel
+
+
+def test_streams_are_merged_only_where_they_touch() -> None:
+    outputs = (
+        fold(stream("a"), stream("b", "stderr"), stream("c"), display("d"), stream("e"), stream("f")).result().outputs
+    )
+    assert outputs == (
+        Stream("stdout", "a"),
+        Stream("stderr", "b"),
+        Stream("stdout", "c"),
+        DisplayData({"text/plain": "d"}),
+        Stream("stdout", "ef"),
+    )
+
+
+def test_a_display_is_updated_in_place() -> None:
+    outputs = fold(display("old", "x"), stream("a"), display("new", "x", "update_display_data")).result().outputs
+    assert outputs == (DisplayData({"text/plain": "new"}), Stream("stdout", "a"))
+
+
+def test_an_update_of_an_unknown_display_adds_nothing() -> None:
+    assert fold(display("new", "x", "update_display_data")).result().outputs == ()
+
+
+def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
+    clear = message("clear_output", {"wait": False})
+    later = message("clear_output", {"wait": True})
+    assert fold(stream("a"), clear).result().outputs == ()
+    assert fold(stream("a"), later).result().outputs == (Stream("stdout", "a"),)
+    assert fold(stream("a"), later, stream("b")).result().outputs == (Stream("stdout", "b"),)
+
+
+def test_a_value_comes_with_its_number() -> None:
+    value = message("execute_result", {"data": {"text/plain": "1"}, "metadata": {}, "execution_count": 3})
+    assert fold(value).result().outputs == (ExecuteResult({"text/plain": "1"}, {}, 3),)
+
+
+def test_output_beyond_what_is_kept_loses_its_middle_and_the_loss_is_counted() -> None:
+    pieces = [f"{number:04d}" for number in range(1000)]
+    result = fold(*map(stream, pieces), keep=400).result()
+    text = "".join(each.text for each in result.outputs if isinstance(each, Stream))
+    assert text.startswith("00000001")
+    assert text.endswith("09980999")
+    assert len(text) + result.left_out == 4000
+    assert len(text) <= 400
+
+
+def test_one_huge_message_keeps_its_head_and_its_tail() -> None:
+    text = "".join(map(str, itertools.islice(itertools.cycle(range(10)), 1_000_000)))
+    result = fold(stream(text), keep=400_000).result()
+    kept = "".join(each.text for each in result.outputs if isinstance(each, Stream))
+    assert (kept[:10], kept[-10:]) == (text[:10], text[-10:])
+    assert len(kept) + result.left_out == len(text)
+
+
+def test_clearing_forgets_what_was_left_out() -> None:
+    execution = fold(stream("x" * 3000), message("clear_output", {"wait": False}), keep=400)
+    assert execution.result().left_out == 0
+
+
+def test_a_lost_kernel_ends_it_with_a_sentence_and_the_output_so_far() -> None:
+    execution = fold(status("busy"), stream("a"))
+    execution.lose("It died.")
+    assert execution.done
+    assert (execution.result().status, execution.result().notes) == ("lost", ("It died.",))
+    assert execution.result().outputs == (Stream("stdout", "a"),)
+
+
+def test_a_reply_that_was_read_before_the_loss_counts() -> None:
+    execution = fold(*IOPUB[:-1], reply())
+    execution.lose("It died.")
+    assert (execution.result().status, execution.result().notes) == ("ok", ("It died.",))
+
+
+def test_a_finished_execution_changes_no_more() -> None:
+    execution = fold(*IOPUB, reply())
+    execution.feed(stream("late"))
+    execution.lose("It died.")
+    assert execution.result().outputs == (Stream("stdout", "ab"),)
+    assert execution.result().notes == ()
+
+
+def test_nonsense_content_harms_nothing() -> None:
+    execution = fold(message("stream", {}), message("display_data", {}), message("error", {}), message("no_such", {}))
+    execution.feed(message("execute_reply", {}, "shell"))
+    assert execution.replied

@@ -1,9 +1,13 @@
-"""IPython's configuration for every kernel of the image: `exit` and `quit()` in a cell do not end a shared kernel.
+"""IPython's configuration for every kernel of the image: what one client runs must not take the kernel from the others.
 
-The one rule: a cell of one client must not take the kernel away from the others. Only the person can undo it: a
-`profile_default/ipython_kernel_config.py` in HOME comes after this file.
+The one rule: only the person can undo it. A `profile_default/ipython_kernel_config.py` in HOME comes after this file.
 """
 
+import json
+from typing import Any
+
+from jupyter_client import session
+from jupyter_client.jsonutil import json_clean, json_default
 from traitlets.config import get_config
 
 SENTENCE = (
@@ -11,5 +15,22 @@ SENTENCE = (
     "Close your client to leave, or stop it with: kernel-bridge stop NAME"
 )
 
+
+def pack(message: Any) -> bytes:
+    """Serialize as Jupyter does, but with a replacement character for each lone surrogate.
+
+    UTF-8 has no form for one. Jupyter's own packer then raises in the thread that sends all output: the output is lost,
+    and the thread may never wake again (seen with ipykernel 7.4 and jupyter_client 8.10).
+    """
+    try:
+        return session.json_packer(message)
+    except UnicodeEncodeError:
+        text = json.dumps(json_clean(message), default=json_default, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
 c = get_config()
 c.IPKernelApp.exec_lines.append(f"get_ipython().ask_exit = lambda: print({SENTENCE!r})")
+# The setting takes a name that can be imported, and this file is no module.
+vars(session)["well_formed_packer"] = pack
+c.Session.packer = "jupyter_client.session.well_formed_packer"

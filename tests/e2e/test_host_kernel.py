@@ -144,7 +144,7 @@ async def test_what_goes_wrong_before_any_kernel_is_told_in_words(connect: Any, 
 async def test_odd_text_harms_neither_the_call_nor_the_server(connect: Any, host_kernel: Any) -> None:
     async with connect() as agent:
         await connected(agent, host_kernel)
-        await agent.run(r"print('\ud800', '\x00', '\x1b[31mred\x1b[0m', '\u202e')")
+        assert "red" in await agent.run(r"print('\x00', '\x1b[31mred\x1b[0m', '\u202e')")
         assert await agent.run("print('x' * 10_000_000)") != ""
         assert await agent.run("1 + 1") == "2"
 

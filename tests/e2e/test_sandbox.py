@@ -35,8 +35,9 @@ def engine() -> Iterator[docker.DockerClient]:
 def ours(engine: docker.DockerClient) -> dict[str, list[str]]:
     """Return everything of this test run's owner that the engine has."""
     filters: dict[str, Any] = {"label": f"{OWNER_LABEL}={current_owner(os.environ)}"}
+    containers = engine.containers.list(all=True, ignore_removed=True, filters=filters)
     return {
-        "containers": [str(each.name) for each in engine.containers.list(all=True, filters=filters)],
+        "containers": [str(each.name) for each in containers],
         "volumes": [each.name for each in engine.volumes.list(filters=filters)],
     }
 
@@ -321,6 +322,13 @@ async def test_a_workspace_is_there_at_its_own_path_and_read_only_unless_allowed
         async with sandbox(agent, "ws", workspace=str(project)):
             assert await agent.run("import os; print(os.getcwd(), os.listdir())") == f"{project} ['data.csv']"
             assert "Read-only file system" in await agent.refused("execute_code", code="open('new', 'w')")
+
+
+async def test_a_lone_surrogate_is_shown_as_such_and_costs_no_output(connect: Any) -> None:
+    async with connect() as agent, sandbox(agent, "surrogate"):
+        assert await agent.run(r"print('before \ud800 after \U0001f600')") == "before \ufffd after \U0001f600"
+        assert "ValueError: \ufffd" in await agent.refused("execute_code", code=r"raise ValueError('\ud800')")
+        assert await agent.run("1 + 1") == "2"
 
 
 async def test_a_cancelled_start_leaves_nothing(connect: Any, engine: docker.DockerClient) -> None:

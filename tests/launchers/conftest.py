@@ -52,7 +52,7 @@ class DockerObserver:
 
     def containers(self, **labels: str) -> list[Any]:
         wanted = [self._ours, *(f"io.kernel-bridge.{key}={value}" for key, value in labels.items())]
-        return self.engine.containers.list(all=True, filters={"label": wanted})
+        return self.engine.containers.list(all=True, ignore_removed=True, filters={"label": wanted})
 
     def one(self, name: str, role: str) -> Any:
         (found,) = self.containers(name=name, role=role)

@@ -58,7 +58,8 @@ def left(launcher: DockerLauncher, engine: docker.DockerClient, tmp_path: Path) 
 
     def look() -> list[str]:
         ours: dict[str, Any] = {"label": f"{owner.OWNER}={launcher.owner}"}
-        found: list[Any] = [*engine.containers.list(all=True, filters=ours), *engine.volumes.list(filters=ours)]
+        containers = engine.containers.list(all=True, ignore_removed=True, filters=ours)
+        found: list[Any] = [*containers, *engine.volumes.list(filters=ours)]
         files = [*(tmp_path / "runtime").iterdir(), *(set(places.socket_parent().glob("*")) - directories)]
         return [*(str(each.name) for each in found), *map(str, files)]
 
@@ -67,7 +68,7 @@ def left(launcher: DockerLauncher, engine: docker.DockerClient, tmp_path: Path) 
 
 def of(engine: docker.DockerClient, launcher: DockerLauncher, role: str) -> Any:
     labels = [f"{owner.OWNER}={launcher.owner}", f"{owner.ROLE}={role}"]
-    (found,) = engine.containers.list(all=True, filters={"label": labels})
+    (found,) = engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})
     return found
 
 

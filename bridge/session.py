@@ -97,7 +97,7 @@ class KernelSession:
         self.reason = ""
         """Once lost: one sentence, what happened to the kernel or the way to it."""
         channels.start(self._receive, self._disconnected)
-        self._in_background(self._first_probe())
+        self._first_answer = self._in_background(self._first_probe())
 
     # -- what it is
 
@@ -134,6 +134,11 @@ class KernelSession:
         ours = [f"execution {each.number} of this bridge" for each in [self._current] if each and not each.done]
         running = (*ours, *map(str, self._foreign.values()))
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
+
+    async def settled(self, wait: float) -> SessionState:
+        """Return the state once the kernel has answered in turn; after `wait` seconds without that it is busy."""
+        await asyncio.wait({self._first_answer}, timeout=wait)
+        return self.state()
 
     # -- executing
 
@@ -186,6 +191,15 @@ class KernelSession:
             async with asyncio.timeout(INTERRUPT_WAIT):
                 await self._finished[execution.msg_id].wait()
         return self._told(execution)
+
+    async def interrupt_anyones(self) -> bool:
+        """Interrupt whatever runs, for the person whose kernel it is; True if it ended."""
+        await self._send_interrupt()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_WAIT):
+                await self._probe()
+                return True
+        return False
 
     async def until_lost(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the end of this session; True if it is over."""
@@ -392,10 +406,11 @@ class KernelSession:
         if execution.msg_id in self._finished:
             self._finished[execution.msg_id].set()
 
-    def _in_background(self, work: Awaitable[Any]) -> None:
+    def _in_background(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
+        return task
 
     # -- losing
 

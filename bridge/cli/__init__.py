@@ -23,13 +23,18 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 COMMANDS = {
     "demo": ("demo", "Show the whole of it on this machine, end to end."),
+    "gc": ("sandboxes", "Remove what is left of sandboxes that have ended."),
     "image": ("image", "Build the images that sandboxes are started from."),
+    "interrupt": ("kernels", "Interrupt what runs in a kernel."),
+    "logs": ("kernels", "Print what a sandbox wrote."),
     "ls": ("kernels", "List every kernel the bridge can see."),
-    "policy": ("policy", "Check what a policy file allows."),
+    "policy": ("policy", "Check and explain what a policy allows."),
+    "restart": ("sandboxes", "Start a sandbox's kernel anew."),
     "run": ("run", "Run code in a kernel."),
     "serve": ("serve", "Serve MCP to an agent over stdio."),
-    "stop": ("kernels", "End a sandbox and remove it."),
-    "up": ("kernels", "Start a sandbox."),
+    "status": ("kernels", "Tell all about one kernel."),
+    "stop": ("sandboxes", "End a sandbox and remove it."),
+    "up": ("sandboxes", "Start a sandbox."),
 }
 
 

@@ -1,100 +1,29 @@
-"""`up`, `stop` and `ls`: sandboxes and host kernels from the shell."""
+"""`ls`, `status`, `logs` and `interrupt`: any kernel from the shell, on the host or in a sandbox."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
-from bridge.errors import UsageError
+from bridge.errors import KernelDied, NotOurs
+from bridge.kernels import person
+from bridge.kernels.person import Described
 from bridge.kernels.registry import Kernels
+from bridge.launchers import LogLine
 from bridge.launchers.docker import DockerLauncher
-from bridge.policy import SandboxRequest, asked_memory, find
+from bridge.policy import find
 
 
 def open_kernels(policy_file: Path | None, engine: str | None) -> Kernels:
     """Return the kernels under the policy in force, signed as the person at the shell."""
     username = os.environ.get("USER") or "shell"
     return Kernels(find(policy_file), lambda: DockerLauncher(engine), username=username)
-
-
-@click.command()
-@click.argument("name", required=False)
-@click.option("--image", help="An image that the policy allows.")
-@click.option(
-    "--network", type=click.Choice(["isolated", "none"]), help="Neither reaches anything; none has no TCP port."
-)
-@click.option("--workspace", type=click.Path(path_type=Path), help="A directory of yours, at the same path inside.")
-@click.option("--rw", is_flag=True, help="The workspace may be written.")
-@click.option("--memory", help="E.g. 1GiB; up to the policy's limit.")
-@click.option("--cpus", type=float, help="Up to the policy's limit.")
-@click.option("--env", "names", multiple=True, metavar="NAME[=VALUE]", help="A variable that the policy lets through.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was started as JSON.")
-@policy_option
-@engine_option
-def up(
-    *,
-    name: str | None,
-    image: str | None,
-    network: str | None,
-    workspace: Path | None,
-    rw: bool,
-    memory: str | None,
-    cpus: float | None,
-    names: tuple[str, ...],
-    as_json: bool,
-    policy_file: Path | None,
-    engine: str | None,
-) -> None:
-    """Start a sandbox and print its connection file, which any Jupyter client attaches to.
-
-    Example: jupyter console --existing "$(kernel-bridge up analysis)"
-    """
-    kernels = open_kernels(policy_file, engine)
-    if workspace:
-        workspace = workspace.expanduser().absolute()
-
-    async def work() -> tuple[dict[str, Any], float]:
-        started = time.monotonic()
-        request = SandboxRequest(
-            name=name or "",
-            image=image,
-            network=network,
-            workspace=workspace,
-            workspace_mode="rw" if rw else "ro",
-            memory=asked_memory(memory),
-            cpus=cpus,
-            environment=_environment(names, os.environ),
-        )
-        sandbox, status = await kernels.start_sandbox(request)
-        await kernels.close()
-        return {**asdict(sandbox), "language": status.language}, time.monotonic() - started
-
-    about, seconds = anyio.run(work)
-    say(f"Sandbox {about['name']} runs after {seconds:.1f} s ({about['language']}, network {about['network']}).")
-    click.echo(json.dumps(about, indent=2, default=str) if as_json else str(about["connection_file"]))
-
-
-@click.command()
-@click.argument("name")
-@policy_option
-@engine_option
-def stop(name: str, policy_file: Path | None, engine: str | None) -> None:
-    """End a sandbox of yours and remove all that belongs to it; its variables are lost.
-
-    Example: kernel-bridge stop analysis
-    """
-    kernels = open_kernels(policy_file, engine)
-    anyio.run(kernels.stop_sandbox, name)
-    say(f"Sandbox {name} was stopped and removed.")
 
 
 @click.command()
@@ -121,11 +50,129 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
         click.echo(f"{each.name:<{width}}  {each.kind:<7}  {each.state}  {each.notebook or each.connection_file}")
 
 
-def _environment(names: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
-    chosen = {}
-    for each in names:
-        name, given, value = each.partition("=")
-        if not given and name not in environ:
-            raise UsageError(f"--env {name}: there is no such variable in this environment. Nothing was started.")
-        chosen[name] = value if given else environ[name]
-    return chosen
+@click.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@policy_option
+@engine_option
+def status(*, name: str, as_json: bool, policy_file: Path | None, engine: str | None) -> int:
+    """Tell all about one kernel: idle or busy and with whose code, where it is, how it ended last.
+
+    Exit code 4 where it has ended or does not answer.
+
+    Example: kernel-bridge status analysis
+    """
+    kernels = open_kernels(policy_file, engine)
+
+    async def work() -> Described:
+        try:
+            return await person.describe(kernels, name)
+        finally:
+            await kernels.close()
+
+    told = anyio.run(work)
+    if as_json:
+        click.echo(json.dumps(asdict(told), indent=2, default=str))
+    else:
+        for label, value in _rows(told):
+            click.echo(f"{label:<16} {value}")
+    return 0 if told.status else KernelDied.exit_code
+
+
+@click.command()
+@click.argument("name")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the sandbox ends or Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@policy_option
+@engine_option
+def logs(
+    *, name: str, follow: bool, tail: int | None, as_json: bool, policy_file: Path | None, engine: str | None
+) -> None:
+    """Print what a sandbox wrote: its supervisor's and gateway's events, and what the kernel's process wrote itself.
+
+    What cells print is not in it: that goes to the kernel's clients. A sandbox that has ended keeps its log until it is
+    removed (by `gc`, `ls` or a start of the same name).
+
+    Example: kernel-bridge logs analysis --follow
+    """
+    if follow and tail:
+        raise click.UsageError("Give either --follow or --tail.")
+    launcher = DockerLauncher(engine)
+
+    def show(line: LogLine) -> None:
+        click.echo(json.dumps(asdict(line)) if as_json else f"{line.time[:23]}Z  {line.source:<10}  {_readable(line)}")
+
+    async def work() -> None:
+        if name not in {each.name for each in await launcher.sandboxes()}:
+            await _refuse_host_kernel(open_kernels(policy_file, engine), name)
+        if follow:
+            await launcher.follow_log(name, show)
+        else:
+            for line in (await launcher.log(name))[-(tail or 0) :]:
+                show(line)
+
+    try:
+        anyio.run(work)
+    finally:
+        launcher.close()
+
+
+@click.command()
+@click.argument("name")
+@policy_option
+@engine_option
+def interrupt(name: str, policy_file: Path | None, engine: str | None) -> None:
+    """Interrupt what runs in a kernel, whoever's cell it is; the variables stay.
+
+    Exit code 4 where it went on all the same.
+
+    Example: kernel-bridge interrupt analysis
+    """
+    kernels = open_kernels(policy_file, engine)
+
+    async def work() -> str:
+        try:
+            return await person.interrupt(kernels, name)
+        finally:
+            await kernels.close()
+
+    say(anyio.run(work))
+
+
+async def _refuse_host_kernel(kernels: Kernels, name: str) -> None:
+    found = await kernels.find(name)
+    if found.sandbox is None:
+        raise NotOurs(f"{found.file.name} is a kernel on the host; what it writes is where it was started.")
+
+
+def _readable(line: LogLine) -> str:
+    """Return a line for a person: supervisor and gateway write JSON."""
+    if line.source == "kernel":
+        return line.text
+    try:
+        event = dict(json.loads(line.text))
+    except (ValueError, TypeError):
+        return line.text
+    told = [str(event.pop("event", "")), str(event.pop("text", ""))]
+    event.pop("time", None)  # the engine's own stands in front
+    return "  ".join(filter(None, [*told, ", ".join(f"{key} {value}" for key, value in event.items())]))
+
+
+def _rows(told: Described) -> list[tuple[str, str]]:
+    rows = [("name", told.name), ("kind", "sandbox" if told.sandbox else "host kernel (not isolated)")]
+    if told.status:
+        state = "busy, since before this look" if told.status.state == "unknown" else told.status.state
+        rows += [("state", state), *(("running", each) for each in told.status.running)]
+        rows.append(("language", told.status.language))
+    else:
+        rows.append(("state", told.trouble or "not answering"))
+    sandbox = told.sandbox
+    file = told.status.connection_file if told.status else sandbox.connection_file if sandbox else ""
+    rows.append(("connection file", str(file)))
+    if sandbox:
+        rows += [("image", sandbox.image), ("network", sandbox.network), ("started", sandbox.started_at)]
+        rows += [("workspace", sandbox.workspace)] if sandbox.workspace else []
+    if told.last_ending:
+        rows.append(("last ending", told.last_ending))
+    return rows

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import click
 
-from bridge.cli import say
-from bridge.policy import load
+from bridge.cli import policy_option, say
+from bridge.cli.requests import request_options
+from bridge.policy import SandboxRequest, decide, explain, find, load, written_out
+
+FILE = click.Path(path_type=Path)
 
 
 @click.group()
 def policy() -> None:
-    """Check what a policy file allows."""
+    """Check and explain what a policy allows."""
 
 
 @policy.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 def check(file: Path) -> None:
     """Tell whether FILE is a valid policy; every problem is listed with its line, and the exit code is 2.
 
@@ -24,3 +29,38 @@ def check(file: Path) -> None:
     """
     load(file)
     say(f"{file} is a valid policy.")
+
+
+@policy.command()
+@policy_option
+def show(policy_file: Path | None) -> None:
+    """Print the policy in force, every setting of it, as YAML that can be edited and used.
+
+    Example: kernel-bridge policy show > policy.yaml
+    """
+    in_force = find(policy_file)
+    say(f"In force: {in_force.origin}")
+    click.echo(written_out(in_force), nl=False)
+
+
+@policy.command("explain")
+@click.argument("file", type=FILE, required=False)
+@request_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain_(*, file: Path | None, request: SandboxRequest, as_json: bool) -> None:
+    """Tell what a sandbox would be given under FILE, or under the policy in force, and why; nothing is started.
+
+    What the policy refuses is listed with every reason, and the exit code is 2.
+
+    Example: kernel-bridge policy explain policy.yaml --workspace . --rw --memory 1GiB
+    """
+    in_force = load(file) if file else find()
+    asked = dataclasses.replace(request, name="explained")
+    reasons = explain(in_force, asked, decide(in_force, asked))
+    if as_json:
+        rows = [dataclasses.asdict(each) for each in reasons]
+        click.echo(json.dumps({"policy": in_force.origin, "settings": rows}, indent=2))
+        return
+    say(f"Under {in_force.origin} this sandbox may be started:")
+    for each in reasons:
+        click.echo(f"{each.setting:<12} {each.value:<40} {each.why}")

@@ -30,7 +30,7 @@ from bridge.errors import (
 )
 from bridge.kernels import files
 from bridge.kernels.files import KernelFile
-from bridge.kernels.finder import Finder
+from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
 from bridge.launchers import Launcher, Sandbox
 from bridge.policy import Policy, SandboxRequest, decide
@@ -46,6 +46,8 @@ START_TIMEOUT = 60.0
 RESTART_TIMEOUT = 20.0
 # The sockets tell of an end some milliseconds before the engine knows of it.
 EXPLAIN_WAIT, EXPLAIN_STEP = 1.2, 0.1
+# An idle kernel answers in milliseconds.
+SETTLING = 0.5
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
 
@@ -117,6 +119,16 @@ class Kernels:
         """Return the state of the connected kernels, or of the one of that name."""
         chosen = [self._one(name)] if name is not None else list(self._connected.values())
         return [each.status() for each in chosen]
+
+    async def settled(self, name: str) -> Status:
+        """Return a connected kernel's state once it is known; a kernel that keeps silent is busy."""
+        connected = self._one(name)
+        await connected.session.settled(SETTLING)
+        return connected.status()
+
+    async def find(self, which: str) -> Found:
+        """Return the one kernel that is meant, by any form of name; raises as `Finder.find`."""
+        return await self._finder.find(which)
 
     # -- connecting
 
@@ -215,6 +227,29 @@ class Kernels:
             raise KernelError(f"The kernel of {connected.name} did not end; stop the sandbox and start another.")
         await self._live(connected.name)
         return Outcome(connected.name, connected.take_notices())
+
+    async def restart_sandbox(self, name: str) -> None:
+        """Start a sandbox's kernel anew for the person, also one that answers nothing."""
+        try:
+            status, _ = await self.connect(name)
+        except KernelNotResponding:
+            # what answers from now on is its successor
+            await self.launcher.restart_kernel(name)
+            file = await self._ready_gateway(name)
+            async with self._connecting:
+                await self._open(file, name, RESTART_TIMEOUT, starting=True)
+        else:
+            await self.restart(status.name)
+
+    async def interrupt_anyones(self, name: str) -> bool:
+        """Interrupt whatever runs in a connected kernel, for the person; True if it ended."""
+        connected = await self._live(name)
+        if await connected.session.interrupt_anyones():
+            return True
+        if connected.sandbox is None:
+            return False
+        await self.launcher.interrupt_kernel(connected.sandbox)
+        return await connected.session.interrupt_anyones()
 
     # -- one session for another
 

@@ -6,6 +6,7 @@ a module or package of its own and the only importer of its engine's library; `d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal, Protocol
 from bridge.policy import SandboxSpec
 
 State = Literal["running", "unreachable", "ended"]
+Source = Literal["supervisor", "kernel", "gateway"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ class Sandbox:
     workspace: str | None = None
     ending: str | None = None
     """Once `ended`: one sentence about how, e.g. `killed: out of memory (2 GiB)`."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a sandbox wrote: not what cells print, which goes to the kernel's clients."""
+
+    time: str
+    """ISO 8601, UTC, from the engine."""
+    source: Source
+    text: str
 
 
 class Launcher(Protocol):
@@ -71,6 +83,14 @@ class Launcher(Protocol):
 
     async def restore_connection_file(self, name: str) -> None:
         """Write a running sandbox's lost connection file again."""
+        ...
+
+    async def log(self, name: str) -> list[LogLine]:
+        """Return what a sandbox wrote so far, also one that has ended, in the order of time."""
+        ...
+
+    async def follow_log(self, name: str, show: Callable[[LogLine], None]) -> None:
+        """Show what a sandbox wrote so far and what it goes on to write, until it ends; `show` may be in any thread."""
         ...
 
     def close(self) -> None:

@@ -5,12 +5,14 @@ not allow by name is refused, with every reason and what is allowed instead.
 """
 
 from bridge.policy.decision import SandboxRequest, SandboxSpec, Workspace, asked_memory, decide
+from bridge.policy.explaining import Reason, explain
 from bridge.policy.limits import Limits
 from bridge.policy.loading import BUILT_IN, built_in, built_in_text, load, parse
 from bridge.policy.model import Attach, Audit, Calls, Egress, ImageRule, Mount, Policy, SandboxPolicy
 from bridge.policy.narrowing import wider_than
 from bridge.policy.search import find
 from bridge.policy.units import format_duration, format_size, parse_duration, parse_size
+from bridge.policy.writing import Setting, settings, written_out
 
 __all__ = [
     "BUILT_IN",
@@ -22,14 +24,17 @@ __all__ = [
     "Limits",
     "Mount",
     "Policy",
+    "Reason",
     "SandboxPolicy",
     "SandboxRequest",
     "SandboxSpec",
+    "Setting",
     "Workspace",
     "asked_memory",
     "built_in",
     "built_in_text",
     "decide",
+    "explain",
     "find",
     "format_duration",
     "format_size",
@@ -37,5 +42,7 @@ __all__ = [
     "parse",
     "parse_duration",
     "parse_size",
+    "settings",
     "wider_than",
+    "written_out",
 ]

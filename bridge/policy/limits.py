@@ -36,13 +36,23 @@ class Limits(BaseModel):
 
     model_config = SETTINGS
 
-    memory: Annotated[int, MEMORY] = Field(default=written("2GiB"), description=MEMORY.allowed)
-    cpus: Annotated[float, CPUS] = Field(default=2.0, description=CPUS.allowed)
-    pids: Annotated[int, PIDS] = Field(default=512, description=PIDS.allowed)
-    home: Annotated[int, TMPFS] = Field(default=written("512MiB"), description=TMPFS.allowed)
-    tmp: Annotated[int, TMPFS] = Field(default=written("256MiB"), description=TMPFS.allowed)
-    shm: Annotated[int, TMPFS] = Field(default=written("256MiB"), description=TMPFS.allowed)
-    log: Annotated[int, LOG] = Field(default=written("1MiB"), description=LOG.allowed)
+    memory: Annotated[int, MEMORY] = Field(
+        default=written("2GiB"), title="memory, tmpfs included; no swap", description=MEMORY.allowed
+    )
+    cpus: Annotated[float, CPUS] = Field(default=2.0, title="processors", description=CPUS.allowed)
+    pids: Annotated[int, PIDS] = Field(default=512, title="processes and threads", description=PIDS.allowed)
+    home: Annotated[int, TMPFS] = Field(
+        default=written("512MiB"), title="the kernel's home directory, a tmpfs", description=TMPFS.allowed
+    )
+    tmp: Annotated[int, TMPFS] = Field(default=written("256MiB"), title="`/tmp`, a tmpfs", description=TMPFS.allowed)
+    shm: Annotated[int, TMPFS] = Field(
+        default=written("256MiB"),
+        title="`/dev/shm`; home + tmp + shm is at most half of memory",
+        description=TMPFS.allowed,
+    )
+    log: Annotated[int, LOG] = Field(
+        default=written("1MiB"), title="the container's log on the engine's disk, twice", description=LOG.allowed
+    )
 
     @field_validator("shm")
     @classmethod

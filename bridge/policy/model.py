@@ -74,11 +74,19 @@ class Attach(BaseModel):
 
     model_config = SETTINGS
 
-    allowed: bool = Field(default=True, description="true or false")
-    directories: tuple[AttachDirectory, ...] = Field(
-        default=(RUNTIME_DIRECTORY,), description="a list of 'runtime' and full paths of directories, like [runtime]"
+    allowed: bool = Field(
+        default=True,
+        title="whether host kernels may be attached to at all; they are not isolated",
+        description="true or false",
     )
-    addresses: tuple[Address, ...] = Field(default=("loopback",), description="a list, for now [loopback]")
+    directories: tuple[AttachDirectory, ...] = Field(
+        default=(RUNTIME_DIRECTORY,),
+        title="where connection files of host kernels may lie",
+        description="a list of 'runtime' and full paths of directories, like [runtime]",
+    )
+    addresses: tuple[Address, ...] = Field(
+        default=("loopback",), title="where host kernels may listen", description="a list, for now [loopback]"
+    )
 
 
 class ImageRule(BaseModel):
@@ -86,9 +94,16 @@ class ImageRule(BaseModel):
 
     model_config = SETTINGS
 
-    repository: Repository = Field(description="an image's name without tag, like kernel-bridge/python")
-    tags: tuple[Tag, ...] = Field(default=(), description='a list of tags in quotes, like ["3.13"]')
-    digests: tuple[Digest, ...] = Field(default=(), description='a list of digests, like ["sha256:…"]')
+    repository: Repository = Field(
+        title="an image that may be started, compared exactly",
+        description="an image's name without tag, like kernel-bridge/python",
+    )
+    tags: tuple[Tag, ...] = Field(
+        default=(), title="which of its tags; `*` is any", description='a list of tags in quotes, like ["3.13"]'
+    )
+    digests: tuple[Digest, ...] = Field(
+        default=(), title="which of its digests", description='a list of digests, like ["sha256:…"]'
+    )
 
     @field_validator("tags")
     @classmethod
@@ -110,10 +125,14 @@ class Egress(BaseModel):
 
     model_config = SETTINGS
 
-    host: Host = Field(description="a host's full name, like pypi.example.org")
-    port: Annotated[int, PORT] = Field(description=PORT.allowed)
+    host: Host = Field(
+        title="a host that may be reached through the gateway", description="a host's full name, like pypi.example.org"
+    )
+    port: Annotated[int, PORT] = Field(title="its port", description=PORT.allowed)
     allow_addresses: tuple[NetworkRange, ...] = Field(
-        default=(), description="a list of address ranges, like [10.1.2.0/24]"
+        default=(),
+        title="private addresses that the name may resolve to",
+        description="a list of address ranges, like [10.1.2.0/24]",
     )
 
 
@@ -122,8 +141,11 @@ class Mount(BaseModel):
 
     model_config = SETTINGS
 
-    source: Source = Field(description="a directory, like ~/projects")
-    mode: Mode = Field(default="ro", description="ro or rw")
+    source: Source = Field(
+        title="a host directory that may be asked for, and what lies below it",
+        description="a directory, like ~/projects",
+    )
+    mode: Mode = Field(default="ro", title="whether it may be written", description="ro or rw")
 
 
 OUR_IMAGE = "kernel-bridge/python:3.13"
@@ -137,24 +159,51 @@ class SandboxPolicy(BaseModel):
     model_config = SETTINGS
 
     images: tuple[ImageRule, ...] = Field(
-        default=(OURS,), description="a list of images, each with repository and tags or digests"
+        default=(OURS,),
+        title="the images that may be started, and no others",
+        description="a list of images, each with repository and tags or digests",
     )
     default_image: Image = Field(
         default=OUR_IMAGE,
         validate_default=True,  # a file that lists other images only must name its own
+        title="what is started where no image is asked for",
         description=f"an image that images allows, like {OUR_IMAGE}",
     )
-    network: Network = Field(default="isolated", description="none or isolated")
-    egress: tuple[Egress, ...] = Field(default=(), description="[]")
-    ca_bundle: FilePath | None = Field(default=None, description="null")
+    network: Network = Field(
+        default="isolated",
+        title="the most that may be asked for, and what a sandbox gets",
+        description="none or isolated",
+    )
+    egress: tuple[Egress, ...] = Field(default=(), title="hosts that a sandbox may reach", description="[]")
+    ca_bundle: FilePath | None = Field(
+        default=None, title="certificates for a sandbox behind a proxy that inspects TLS", description="null"
+    )
     limits: Limits = Limits()
-    mounts: tuple[Mount, ...] = Field(default=(), description="a list of directories, each with source and mode")
-    environment: tuple[VariableName, ...] = Field(default=(), description="a list of variable names, like [TZ, LANG]")
-    gpus: Annotated[int, GPUS] = Field(default=0, description="0")
-    runtime: Runtime | None = Field(default=None, description="a runtime that the engine knows, like runsc, or null")
-    max_running: Annotated[int, MAX_RUNNING] = Field(default=4, description=MAX_RUNNING.allowed)
-    idle_timeout: Annotated[float, ENDING] | None = Field(default=None, description="null")
-    max_lifetime: Annotated[float, ENDING] | None = Field(default=None, description="null")
+    mounts: tuple[Mount, ...] = Field(
+        default=(),
+        title="host directories that may be asked for, at the same path inside",
+        description="a list of directories, each with source and mode",
+    )
+    environment: tuple[VariableName, ...] = Field(
+        default=(),
+        title="variables that may be passed into a sandbox",
+        description="a list of variable names, like [TZ, LANG]",
+    )
+    gpus: Annotated[int, GPUS] = Field(default=0, title="how many GPUs a sandbox may have", description="0")
+    runtime: Runtime | None = Field(
+        default=None,
+        title="a stronger container runtime for every sandbox",
+        description="a runtime that the engine knows, like runsc, or null",
+    )
+    max_running: Annotated[int, MAX_RUNNING] = Field(
+        default=4, title="how many sandboxes may run at the same time; 0 allows none", description=MAX_RUNNING.allowed
+    )
+    idle_timeout: Annotated[float, ENDING] | None = Field(
+        default=None, title="after how long an unused sandbox ends", description="null"
+    )
+    max_lifetime: Annotated[float, ENDING] | None = Field(
+        default=None, title="after how long any sandbox ends", description="null"
+    )
 
     @field_validator("images")
     @classmethod
@@ -207,11 +256,23 @@ class Calls(BaseModel):
 
     model_config = SETTINGS
 
-    timeout: Annotated[float, TIMEOUT] = Field(default=written("45s"), description=TIMEOUT.allowed)
-    max_timeout: Annotated[float, TIMEOUT] = Field(default=written("1h"), description=TIMEOUT.allowed)
-    max_output: Annotated[int, OUTPUT] = Field(default=written("48KiB"), description=OUTPUT.allowed)
-    max_result: Annotated[int, RESULT] = Field(default=written("900KiB"), description=RESULT.allowed)
-    kept_output: Annotated[int, KEPT] | None = Field(default=None, description="null")
+    timeout: Annotated[float, TIMEOUT] = Field(
+        default=written("45s"),
+        title="how long a call waits for a cell; the cell itself goes on",
+        description=TIMEOUT.allowed,
+    )
+    max_timeout: Annotated[float, TIMEOUT] = Field(
+        default=written("1h"), title="the longest that a call may ask for", description=TIMEOUT.allowed
+    )
+    max_output: Annotated[int, OUTPUT] = Field(
+        default=written("48KiB"), title="how much text one result shows", description=OUTPUT.allowed
+    )
+    max_result: Annotated[int, RESULT] = Field(
+        default=written("900KiB"), title="how large one result may be, images included", description=RESULT.allowed
+    )
+    kept_output: Annotated[int, KEPT] | None = Field(
+        default=None, title="how much output is kept on disk", description="null"
+    )
 
     @field_validator("max_timeout")
     @classmethod
@@ -244,7 +305,9 @@ class Audit(BaseModel):
 
     model_config = SETTINGS
 
-    file: FilePath | None = Field(default=None, description="null")
+    file: FilePath | None = Field(
+        default=None, title="where every start, stop, attach, execution and refusal is recorded", description="null"
+    )
 
     @field_validator("file")
     @classmethod
@@ -257,7 +320,7 @@ class PolicyFile(BaseModel):
 
     model_config = SETTINGS
 
-    version: Version = Field(description="1")
+    version: Version = Field(title="of the schema", description="1")
     attach: Attach = Attach()
     sandbox: SandboxPolicy = SandboxPolicy()
     calls: Calls = Calls()

@@ -90,6 +90,12 @@ def name(path: Path) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:60]}" for part in path).removeprefix(".")
 
 
+def is_plain(text: str) -> bool:
+    """Whether these words, written without quotes, are read as this very text."""
+    ambiguous = text in _WORDS or _AMBIGUOUS.fullmatch(text) or _INTEGER.fullmatch(text) or _DECIMAL.fullmatch(text)
+    return bool(text) and not ambiguous
+
+
 def decode(data: bytes) -> str | Problem:
     """The bytes of a file as text, or the reason why they are none."""
     if len(data) > MAX_BYTES:

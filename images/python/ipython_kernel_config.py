@@ -6,6 +6,7 @@ The one rule: only the person can undo it. A `profile_default/ipython_kernel_con
 import json
 from typing import Any
 
+from ipykernel.kernelapp import IPKernelApp
 from jupyter_client import session
 from jupyter_client.jsonutil import json_clean, json_default
 from traitlets.config import get_config
@@ -31,6 +32,8 @@ def pack(message: Any) -> bytes:
 
 c = get_config()
 c.IPKernelApp.exec_lines.append(f"get_ipython().ask_exit = lambda: print({SENTENCE!r})")
+# Its advice at every start, on a terminal that is not there and a path that is not the host's, would fill the log.
+IPKernelApp.log_connection_info = lambda _: None  # type: ignore[method-assign]
 # The setting takes a name that can be imported, and this file is no module.
 vars(session)["well_formed_packer"] = pack
 c.Session.packer = "jupyter_client.session.well_formed_packer"

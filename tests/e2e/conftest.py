@@ -1,10 +1,11 @@
-"""A real MCP client on a real server process, in both protocol eras."""
+"""A real MCP client on a real server process, in both protocol eras; and the command line as a person uses it."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,38 @@ class Agent:
     @staticmethod
     def images(result: CallToolResult) -> list[ImageContent]:
         return [each for each in result.content if isinstance(each, ImageContent)]
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+# A command on a busy machine; none of them waits that long by itself.
+SOON = 60.0
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run a command line as a person or a script would."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=SOON,
+            check=False,
+            env=os.environ | environment,
+        )
+
+    return run
+
+
+@pytest.fixture
+def shell_sandbox(command: Command, runtime: Path) -> Iterator[str]:
+    """Start a sandbox from the shell; it is stopped however the test ends."""
+    started = command("up", "shell")
+    assert started.returncode == 0, started.stderr
+    assert started.stdout == f"{runtime}/kernel-bridge-shell.json\n"
+    yield "shell"
+    command("stop", "shell")
 
 
 Connect = Callable[..., AbstractAsyncContextManager[Agent]]

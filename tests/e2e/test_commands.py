@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,7 @@ import pytest
 SOON = 60.0
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=SOON,
-        check=False,
-        env=os.environ | environment,
-    )
-
-
-@pytest.fixture
-def shell_sandbox(runtime: Path) -> Iterator[str]:
-    started = command("up", "shell")
-    assert started.returncode == 0, started.stderr
-    assert started.stdout == f"{runtime}/kernel-bridge-shell.json\n"
-    yield "shell"
-    command("stop", "shell")
-
-
-def test_a_sandbox_from_the_shell(shell_sandbox: str) -> None:
+def test_a_sandbox_from_the_shell(command: Any, shell_sandbox: str) -> None:
     done = command("run", shell_sandbox, "-c", "import sys; x = 6 * 7; print(x); print('e', file=sys.stderr); x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n42\n", "e\n")
     raised = command("run", shell_sandbox, "-c", "print('before'); 1/0")
@@ -51,7 +29,7 @@ def test_a_sandbox_from_the_shell(shell_sandbox: str) -> None:
     assert command("run", "shell", "-c", "1").returncode == 2
 
 
-def test_code_comes_from_a_file_or_from_stdin(shell_sandbox: str, tmp_path: Path) -> None:
+def test_code_comes_from_a_file_or_from_stdin(command: Any, shell_sandbox: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("print('from a file')")
     assert command("run", shell_sandbox, str(script)).stdout == "from a file\n"
@@ -66,7 +44,7 @@ def test_code_comes_from_a_file_or_from_stdin(shell_sandbox: str, tmp_path: Path
     assert piped.stdout == "from stdin\n"
 
 
-def test_control_c_interrupts_the_cell_and_not_only_the_command(host_kernel: Any) -> None:
+def test_control_c_interrupts_the_cell_and_not_only_the_command(command: Any, host_kernel: Any) -> None:
     process = subprocess.Popen(
         [
             sys.executable,
@@ -90,7 +68,7 @@ def test_control_c_interrupts_the_cell_and_not_only_the_command(host_kernel: Any
     assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
 
 
-def test_a_reader_that_leaves_ends_the_command_and_its_cell(host_kernel: Any) -> None:
+def test_a_reader_that_leaves_ends_the_command_and_its_cell(command: Any, host_kernel: Any) -> None:
     endless = "import time\nwhile True: print('line', flush=True); time.sleep(0.01)"
     process = subprocess.Popen(
         [sys.executable, "-m", "bridge", "run", str(host_kernel.file), "-c", endless],
@@ -108,14 +86,14 @@ def test_a_reader_that_leaves_ends_the_command_and_its_cell(host_kernel: Any) ->
     assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
 
 
-def test_a_cell_that_outlives_the_timeout_is_a_kernel_failure_for_a_script(host_kernel: Any) -> None:
+def test_a_cell_that_outlives_the_timeout_is_a_kernel_failure_for_a_script(command: Any, host_kernel: Any) -> None:
     command("run", str(host_kernel.file), "-c", "1")
     done = command("run", str(host_kernel.file), "-c", "import time; time.sleep(3)", "--timeout", "1")
     assert done.returncode == 4
     assert "goes on" in done.stderr
 
 
-def test_a_kernel_that_dies_is_exit_code_four(host_kernel: Any) -> None:
+def test_a_kernel_that_dies_is_exit_code_four(command: Any, host_kernel: Any) -> None:
     command("run", str(host_kernel.file), "-c", "1")
     done = command("run", str(host_kernel.file), "-c", "import os; os._exit(1)")
     assert done.returncode == 4
@@ -143,7 +121,7 @@ def test_a_kernel_that_dies_is_exit_code_four(host_kernel: Any) -> None:
     ],
 )
 def test_each_failure_has_its_exit_code_and_its_sentence(
-    runtime: Path, arguments: list[str], code: int, sentence: str
+    command: Any, runtime: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
     done = command(*arguments)
     assert done.returncode == code, done.stderr
@@ -152,7 +130,7 @@ def test_each_failure_has_its_exit_code_and_its_sentence(
     assert done.stdout == ""
 
 
-def test_a_policy_is_checked_with_all_its_problems_at_once(tmp_path: Path) -> None:
+def test_a_policy_is_checked_with_all_its_problems_at_once(command: Any, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("version: 1\n")
     bad.write_text("version: 1\nsandbox:\n  network: host\n  limits: {pids: true}\n  privileged: true\n")
@@ -166,15 +144,19 @@ def test_a_policy_is_checked_with_all_its_problems_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["", "serve", "up", "stop", "ls", "run", "image", "image build", "policy", "policy check", "demo"]
+    "name",
+    [
+        *("", "serve", "up", "stop", "restart", "interrupt", "ls", "status", "logs", "run", "gc", "demo"),
+        *("image", "image build", "policy", "policy check", "policy show", "policy explain"),
+    ],
 )
-def test_every_command_has_help_with_an_example(name: str) -> None:
+def test_every_command_has_help_with_an_example(command: Any, name: str) -> None:
     done = command(*name.split(), "--help")
     assert done.returncode == 0
     assert "Example:" in done.stdout or name in ("", "image", "policy")
 
 
-def test_the_demo_shows_the_main_job_in_one_screen(tmp_path: Path) -> None:
+def test_the_demo_shows_the_main_job_in_one_screen(command: Any, tmp_path: Path) -> None:
     done = command("demo", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     shown = done.stdout + done.stderr
@@ -186,7 +168,7 @@ def test_the_demo_shows_the_main_job_in_one_screen(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_an_engine_the_demo_says_that_nothing_is_isolated() -> None:
+def test_without_an_engine_the_demo_says_that_nothing_is_isolated(command: Any) -> None:
     done = command("demo", KERNEL_BRIDGE_DOCKER_HOST="unix:///nonexistent.sock")
     assert done.returncode == 0, done.stderr
     assert "NOTHING IS ISOLATED" in done.stderr

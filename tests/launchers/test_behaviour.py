@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,11 +15,13 @@ import pytest
 
 from bridge.connection import load
 from bridge.errors import ImageNotFound, LaunchError, NameTaken, NoSuchKernel, PolicyRefused, UsageError
+from bridge.launchers import LogLine
 from bridge.policy import SandboxSpec
 
 pytestmark = pytest.mark.anyio
 
 Spec = Callable[..., SandboxSpec]
+SOON = 30.0
 NETWORKS = pytest.mark.parametrize("network", ["isolated", "none"])
 
 
@@ -303,6 +306,27 @@ async def test_a_restarted_kernel_has_the_same_connection_and_no_variables_and_s
     assert sandbox.connection_file.read_text() == content
     assert "restarted" in await observer.launcher.last_ending("restarted", before)
     assert await observer.launcher.last_ending("restarted", datetime.now(UTC) + timedelta(seconds=1)) is None
+
+
+async def test_the_log_tells_the_kernels_lives_in_order_and_can_be_followed_to_the_end(
+    observer: Any, spec: Spec, connect: Any, tidy: None
+) -> None:
+    sandbox = await observer.launcher.start(spec("logged"))
+    await connect(sandbox)
+    told = await observer.launcher.log("logged")
+    assert [each.time for each in told] == sorted(each.time for each in told)
+    assert "started" in next(each.text for each in told if each.source == "supervisor")
+    seen: list[LogLine] = []
+    async with asyncio.timeout(SOON):
+        following = asyncio.create_task(observer.launcher.follow_log("logged", seen.append))
+        while len(seen) < len(told):
+            await asyncio.sleep(0.01)
+        await observer.launcher.restart_kernel("logged")
+        while not any("asked from outside" in each.text for each in seen):
+            await asyncio.sleep(0.01)
+        observer.kill("logged")
+        await following
+    assert len(set(seen)) == len(seen)
 
 
 async def test_an_interrupt_ends_the_running_cell_and_keeps_the_variables(

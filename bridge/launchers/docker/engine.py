@@ -161,6 +161,36 @@ class Engine:
 
         return await self._look("read the container's log", read)
 
+    async def timed_logs(self, container: str, *, stdout: bool) -> list[tuple[str, str]]:
+        """Return one of a container's two streams as lines, each with the time at which the engine got it."""
+        full = _id(container)
+
+        def read(client: docker.APIClient) -> str:
+            return _text(client.logs(full, stdout=stdout, stderr=not stdout, timestamps=True))
+
+        return [_timed(line) for line in (await self._look("read the container's log", read)).splitlines()]
+
+    async def follow(self, container: str, *, stdout: bool, after: str, show: Callable[[str, str], None]) -> None:
+        """Call `show` with time and text of every line from a time on, in a thread, until the container ends."""
+        full = _id(container)
+        since = datetime.fromisoformat(after).timestamp() if after else None
+
+        def begin(client: docker.APIClient) -> Any:
+            return client.logs(full, stdout=stdout, stderr=not stdout, timestamps=True, stream=True, since=since)
+
+        def read() -> None:
+            for piece in stream:
+                for line in _text(piece).splitlines():
+                    time, text = _timed(line)
+                    if time > after:
+                        show(time, text)
+
+        stream = await self._look("follow the container's log", begin)
+        try:
+            await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+        finally:
+            stream.close()  # which also ends the thread
+
     # -- changing: a cancelled one is waited for, so that what it makes can be found and removed
 
     async def create(self, document: Document, name: str) -> str:
@@ -305,6 +335,12 @@ def _id(container: str) -> str:
     if not _ID.fullmatch(container):
         raise LaunchError(f"{container[:100]!r} is not a container's full id, so the engine was not asked about it.")
     return container
+
+
+def _timed(line: str) -> tuple[str, str]:
+    """Take the engine's time stamp, always in UTC and of one width, from a line of its log."""
+    time, _, text = line.partition(" ")
+    return time, text
 
 
 def _text(raw: bytes) -> str:

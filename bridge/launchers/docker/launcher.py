@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from bridge.connection import load, save
 from bridge.errors import BadConnectionFile, LaunchError, NoSuchKernel
-from bridge.launchers import Sandbox, State
+from bridge.launchers import LogLine, Sandbox, Source, State
 from bridge.launchers.docker import connections, endings, host, image, owner, removal, starting, verification
 from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import PRIVATE, gateway_document
@@ -189,6 +189,42 @@ class DockerLauncher:
         # all of it: the engine counts a tail before it leaves out what the kernel wrote
         lines = await self._engine.logs(kernel.id, stdout=True, since=since)
         return endings.last_kernel_ending(lines, since)
+
+    async def log(self, name: str) -> list[LogLine]:
+        """Return what a sandbox wrote so far, also one that has ended, in the order of time."""
+        sources = self._sources(name, await self._look())
+        streams = await together(
+            *(partial(self._engine.timed_logs, each.id, stdout=stdout) for _, each, stdout in sources)
+        )
+        lines = [
+            LogLine(time, source, text)
+            for (source, _, _), stream in zip(sources, streams, strict=True)
+            for time, text in stream
+        ]
+        return sorted(lines, key=lambda line: line.time)
+
+    async def follow_log(self, name: str, show: Callable[[LogLine], None]) -> None:
+        """Show what a sandbox wrote so far and what it goes on to write, until it ends; `show` may be in any thread."""
+        lines = await self.log(name)
+        for line in lines:
+            show(line)
+        after = lines[-1].time if lines else ""
+
+        async def follow(source: Source, container: Container, stdout: bool) -> None:  # noqa: FBT001 - of a tuple
+            await self._engine.follow(
+                container.id, stdout=stdout, after=after, show=lambda time, text: show(LogLine(time, source, text))
+            )
+
+        await together(*(partial(follow, *each) for each in self._sources(name, await self._look())))
+
+    def _sources(self, name: str, there: Inventory) -> list[tuple[Source, Container, bool]]:
+        """Return who writes what: the kernel's container holds the supervisor's lines (stdout) and the kernel's own."""
+        kernel = there.kernel(owner.checked_name(name))
+        if kernel is None:
+            raise _none(name)
+        gateway = there.gateway(kernel)
+        sources: list[tuple[Source, Container, bool]] = [("supervisor", kernel, True), ("kernel", kernel, False)]
+        return [*sources, ("gateway", gateway, True)] if gateway else sources
 
     async def _signal(self, name: str, signal: str) -> None:
         kernel = self._running(name, await self._look())

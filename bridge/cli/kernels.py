@@ -14,6 +14,7 @@ import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
+from bridge.cli.completion import sandbox_names
 from bridge.errors import UsageError
 from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher
@@ -84,7 +85,7 @@ def up(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sandbox_names)
 @policy_option
 @engine_option
 def stop(name: str, policy_file: Path | None, engine: str | None) -> None:

@@ -34,14 +34,14 @@ def engine(make_launcher: Callable[[], Launcher], spec: SandboxSpec | None) -> I
     except LaunchError as error:
         yield Finding("engine", "fail", str(error), NO_ENGINE)
         return
-    yield from _facts(facts)
+    yield from judged(facts, spec)
     if spec is not None:
-        yield from _able(facts, spec)
         yield from _image(launcher, spec)
     yield from _leftovers(launcher)
 
 
-def _facts(facts: EngineFacts) -> Iterator[Finding]:
+def judged(facts: EngineFacts, spec: SandboxSpec | None) -> Iterator[Finding]:
+    """Tell what an engine's own words mean for sandboxes."""
     about = ", ".join(filter(None, (f"API {facts.api_version}", facts.system, facts.maps_uids)))
     yield Finding(
         "engine",
@@ -76,9 +76,11 @@ def _facts(facts: EngineFacts) -> Iterator[Finding]:
         )
     else:
         yield Finding("clock", "ok", "the engine's and this host's agree")
+    if spec is not None:
+        yield from _unable(facts, spec)
 
 
-def _able(facts: EngineFacts, spec: SandboxSpec) -> Iterator[Finding]:
+def _unable(facts: EngineFacts, spec: SandboxSpec) -> Iterator[Finding]:
     """Tell what of the policy this engine cannot do; nothing where it can do all."""
     if spec.runtime and spec.runtime not in facts.runtimes:
         yield Finding(

@@ -24,16 +24,12 @@ from bridge.policy.places import config_home
 
 LITTLE_SPACE = 100 * 2**20
 """Bytes. Connection files are small, but a home directory that is nearly full fails in other places first."""
-OLDEST_PYTHON = (3, 11)
 
 
 def python() -> Iterator[Finding]:
     """Tell which Python and which kernel-bridge these are."""
     text = f"{platform.python_version()} ({sys.executable}), kernel-bridge {version('kernel-bridge')}"
-    if sys.version_info < OLDEST_PYTHON:
-        yield Finding("python", "fail", f"{text}: too old", "install Python 3.11 or later, and kernel-bridge with it")
-    else:
-        yield Finding("python", "ok", text)
+    yield Finding("python", "ok", text)
 
 
 def policy_in_force(file: Path | None) -> tuple[Policy | None, SandboxSpec | None, Finding]:

@@ -26,7 +26,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:  # noqa: D301 - click's own mark, which must be the character itself
+def completion(shell: str) -> None:
     """Print what makes a shell complete commands, options and the names of kernels.
 
     \b
@@ -35,7 +35,7 @@ def completion(shell: str) -> None:  # noqa: D301 - click's own mark, which must
       eval "$(kernel-bridge completion zsh)"
 
     Example: kernel-bridge completion fish > ~/.config/fish/completions/kernel-bridge.fish
-    """
+    """  # noqa: D301 - click's mark for lines that stay is the character itself
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 - click knows the three
     script = made(click.Command(PROGRAM), {}, PROGRAM, VARIABLE)

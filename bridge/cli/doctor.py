@@ -21,7 +21,7 @@ from bridge.errors import LaunchError
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import Attach
 
-PATIENCE = 15.0
+PATIENCE = 10.0
 """Seconds for all of it; an engine that is loaded heavily answers within two."""
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -166,7 +166,11 @@ def test_a_policy_is_checked_with_all_its_problems_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["", "serve", "up", "stop", "ls", "run", "image", "image build", "policy", "policy check", "demo"]
+    "name",
+    [
+        *("", "serve", "up", "stop", "ls", "run", "image", "image build", "policy", "policy check", "demo"),
+        *("doctor", "client", "client add", "client print", "completion"),
+    ],
 )
 def test_every_command_has_help_with_an_example(name: str) -> None:
     done = command(*name.split(), "--help")

@@ -6,6 +6,7 @@ The one rule: of a configuration only our own entries are told, and of their var
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -45,8 +46,19 @@ def _client(client: Client, file: Path) -> Iterator[Finding]:
         if fault is None:
             yield Finding(check, "ok", f"{where} starts {entry.command[0]}")
         else:
-            again = f"kernel-bridge client add {client.name} --name {entry.name} --force"
-            yield Finding(check, "warn", f"{where}: {fault}", again if entry.project is None else f"correct {file}")
+            yield Finding(check, "warn", f"{where}: {fault}", _cure(client, file, entry))
+
+
+def _cure(client: Client, file: Path, entry: Entry) -> str:
+    """Return what to type; the server's own arguments are kept, so that no policy is lost by it."""
+    if entry.project is not None:
+        return f"correct {file}"
+    _, _, given = " ".join(map(shlex.quote, entry.command)).partition(" serve ")
+    words = ["kernel-bridge", "client", "add", client.name, "--name", shlex.quote(entry.name)]
+    words += ["--scope", "project"] if file == project_file() else []
+    words += ["--force"] if client.form == "json" else []
+    again = " ".join([*words, *(["--", given] if given else [])])
+    return again if client.form == "json" else f"remove [{client.key}.{entry.name}] from {file}, then: {again}"
 
 
 def _fault(entry: Entry) -> str | None:

@@ -254,5 +254,15 @@ def test_clients_that_start_the_bridge_are_found_and_their_faults_told(doctor: D
     assert told.one("client cursor")["cure"] == "kernel-bridge client add cursor --name kernel --force"
     assert "line 2, column 3" in told.one("client vscode")["found"]
     assert "/gone.yaml is not there" in told.one("client gemini")["found"]
+    assert told.one("client gemini")["cure"].endswith("--name kernel --force -- --policy /gone.yaml")
     assert not [each for each in told.findings if each["check"] == "client claude-desktop"]
     assert "s3cret" not in told.text
+    (home / ".mcp.json").write_text(files[".cursor/mcp.json"])
+    (home / ".codex/config.toml").write_text('[mcp_servers.k]\ncommand = "/gone/kernel-bridge"\n')
+    told = doctor()
+    cures = {each["cure"] for each in told.findings if each["check"] in ("client claude", "client codex")}
+    assert cures == {
+        None,
+        "kernel-bridge client add claude --name kernel --scope project --force",
+        f"remove [mcp_servers.k] from {home}/.codex/config.toml, then: kernel-bridge client add codex --name k",
+    }

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := kernel-bridge/python:3.13
 
-.PHONY: demo test check lint unit catalogue lock clean
+.PHONY: demo test check lint unit generated lock clean
 
 demo: .venv/ready  ## show the main job end to end on this machine
 	@.ci/engine.sh
@@ -26,8 +26,8 @@ lint: .venv/ready
 unit: .venv/ready
 	$(BIN)/pytest -q tests/unit
 
-catalogue: .venv/ready  ## write the golden tool catalogue after a change that is meant
-	WRITE_GOLDEN=1 $(BIN)/pytest -q tests/unit/test_tools.py
+generated: .venv/ready  ## write the golden tool catalogue and the README tables after a change that is meant
+	WRITE_GOLDEN=1 $(BIN)/pytest -q tests/unit/test_tools.py tests/unit/test_readme.py
 
 lock: .venv/ready  ## renew the hashed lock
 	$(BIN)/python -m pip install --quiet uv

@@ -22,7 +22,10 @@ from bridge.errors import BridgeError
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 COMMANDS = {
+    "client": ("client", "Put the bridge into an MCP client's configuration."),
+    "completion": ("completion", "Print what makes a shell complete commands and kernels."),
     "demo": ("demo", "Show the whole of it on this machine, end to end."),
+    "doctor": ("doctor", "Look whether everything is there, and say what to type where not."),
     "gc": ("sandboxes", "Remove what is left of sandboxes that have ended."),
     "image": ("image", "Build the images that sandboxes are started from."),
     "interrupt": ("kernels", "Interrupt what runs in a kernel."),

@@ -11,6 +11,7 @@ import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
+from bridge.cli.completion import kernel_names, sandbox_names
 from bridge.errors import KernelDied, NotOurs
 from bridge.kernels import person
 from bridge.kernels.person import Described
@@ -51,7 +52,7 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=kernel_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @policy_option
 @engine_option
@@ -80,7 +81,7 @@ def status(*, name: str, as_json: bool, policy_file: Path | None, engine: str | 
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sandbox_names)
 @click.option("--follow", "-f", is_flag=True, help="Go on until the sandbox ends or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -119,7 +120,7 @@ def logs(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=kernel_names)
 @policy_option
 @engine_option
 def interrupt(name: str, policy_file: Path | None, engine: str | None) -> None:

@@ -12,6 +12,7 @@ import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
+from bridge.cli.completion import kernel_names
 from bridge.cli.kernels import open_kernels
 from bridge.errors import KernelDied, UsageError
 from bridge.kernels.listing import Outcome
@@ -22,7 +23,7 @@ EXIT_CODES = {"ok": 0, "error": 1}
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=kernel_names)
 @click.argument("file", type=click.File("r"), required=False)
 @click.option("-c", "code", help="The code itself.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait; the cell itself goes on after them.")

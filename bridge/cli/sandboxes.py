@@ -13,6 +13,7 @@ import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
+from bridge.cli.completion import sandbox_names
 from bridge.cli.kernels import open_kernels
 from bridge.cli.requests import request_options
 from bridge.kernels import person
@@ -47,7 +48,7 @@ def up(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sandbox_names)
 @policy_option
 @engine_option
 def stop(name: str, policy_file: Path | None, engine: str | None) -> None:
@@ -61,7 +62,7 @@ def stop(name: str, policy_file: Path | None, engine: str | None) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sandbox_names)
 @policy_option
 @engine_option
 def restart(name: str, policy_file: Path | None, engine: str | None) -> None:

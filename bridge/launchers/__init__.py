@@ -46,6 +46,44 @@ class LogLine:
     text: str
 
 
+@dataclass(frozen=True)
+class EngineFacts:
+    """What an engine says of itself, as far as it decides which sandboxes can be started there."""
+
+    address: str
+    named_by: str
+    """Who chose this engine: an option, a variable, a context, a well-known place."""
+    version: str
+    api_version: str
+    system: str
+    maps_uids: str | None
+    """`rootless` or `userns`; None where a container's uids are the host's."""
+    shares_sockets: bool
+    """Whether Unix sockets in a directory of this host work in a container: what network none needs."""
+    runtimes: tuple[str, ...]
+    missing_limits: tuple[str, ...]
+    """Of memory, swap, pids and cpus those that it cannot enforce, so no sandbox would start."""
+    warnings: tuple[str, ...]
+    """The engine's own words."""
+    clock_ahead: float
+    """Seconds that its clock is ahead of this host's; negative where it is behind."""
+    storage: Path
+    free: int | None
+    """Bytes where it keeps its images; None where that is on another machine, or not to be told."""
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What sandboxes of this owner have left behind, and the next sweep removes."""
+
+    ended: tuple[str, ...]
+    """Sandboxes that have ended."""
+    objects: int
+    """Gateways, volumes and containers that belong to no sandbox."""
+    directories: tuple[Path, ...]
+    """Of sockets, on this host."""
+
+
 class Launcher(Protocol):
     """Starts sandboxes, finds them again, ends them. Every method may raise `LaunchError`."""
 
@@ -91,6 +129,18 @@ class Launcher(Protocol):
 
     async def follow_log(self, name: str, show: Callable[[LogLine], None]) -> None:
         """Show what a sandbox wrote so far and what it goes on to write, until it ends; `show` may be in any thread."""
+        ...
+
+    async def check(self) -> EngineFacts:
+        """Ask the engine what it is and what it can do; nothing is changed."""
+        ...
+
+    async def check_image(self, reference: str) -> str:
+        """Return the id of the image that would be started; raises where none could be. Nothing is changed."""
+        ...
+
+    async def check_leftovers(self) -> Leftovers:
+        """Look what the next sweep would remove; nothing is changed."""
         ...
 
     def close(self) -> None:

@@ -148,6 +148,7 @@ def test_a_policy_is_checked_with_all_its_problems_at_once(command: Any, tmp_pat
     [
         *("", "serve", "up", "stop", "restart", "interrupt", "ls", "status", "logs", "run", "gc", "demo"),
         *("image", "image build", "policy", "policy check", "policy show", "policy explain"),
+        *("doctor", "client", "client add", "client print", "completion"),
     ],
 )
 def test_every_command_has_help_with_an_example(command: Any, name: str) -> None:

@@ -21,7 +21,8 @@ LAYERS = [
     {"render"},
     {"tools", "resources"},
     {"server"},
-    {"ide"},
+    {"ide", "clients"},
+    {"checks"},
     {"cli"},
     {"__main__"},
 ]

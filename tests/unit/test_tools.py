@@ -42,7 +42,7 @@ def text(result: CallToolResult) -> str:
 
 
 def test_the_catalogue_is_the_reviewed_one() -> None:
-    """A change here is a change of the outside contract; `make catalogue` writes it once it is meant."""
+    """A change here is a change of the outside contract; `make generated` writes it once it is meant."""
     if os.environ.get("WRITE_GOLDEN"):
         GOLDEN.write_text(json.dumps(catalogue(), indent=1, ensure_ascii=False) + "\n")
     assert catalogue() == json.loads(GOLDEN.read_text())

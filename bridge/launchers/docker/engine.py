@@ -108,6 +108,10 @@ class Engine:
         """Return what the engine says of itself and its machine (GET /info)."""
         return await self._look("ask the engine about itself", lambda client: client.info())
 
+    async def version(self) -> dict[str, Any]:
+        """Return the engine's version and that of its API (GET /version)."""
+        return await self._look("tell its version", lambda client: client.version())
+
     async def image(self, reference: str) -> dict[str, Any]:
         """Return an image's inspect; raises `Missing`."""
         if not _IMAGE.fullmatch(reference):

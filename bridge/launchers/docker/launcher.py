@@ -16,8 +16,8 @@ from typing import Any
 
 from bridge.connection import load, save
 from bridge.errors import BadConnectionFile, LaunchError, NoSuchKernel
-from bridge.launchers import LogLine, Sandbox, Source, State
-from bridge.launchers.docker import connections, endings, host, image, owner, removal, starting, verification
+from bridge.launchers import EngineFacts, Leftovers, LogLine, Sandbox, Source, State
+from bridge.launchers.docker import checking, connections, endings, host, image, owner, removal, starting, verification
 from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import PRIVATE, gateway_document
 from bridge.launchers.docker.engine import Engine, together
@@ -36,7 +36,8 @@ class DockerLauncher:
 
     def __init__(self, host_address: str | None = None, *, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._engine = Engine(lambda: host.find(host_address, self._environ))
+        self._endpoint = partial(host.find, host_address, self._environ)
+        self._engine = Engine(self._endpoint)
 
     def close(self) -> None:
         """Close the connections to the engine; sandboxes go on."""
@@ -189,6 +190,19 @@ class DockerLauncher:
         # all of it: the engine counts a tail before it leaves out what the kernel wrote
         lines = await self._engine.logs(kernel.id, stdout=True, since=since)
         return endings.last_kernel_ending(lines, since)
+
+    async def check(self) -> EngineFacts:
+        """Ask the engine what it is and what it can do; raises `EngineUnavailable`."""
+        return await checking.facts(self._engine, self._endpoint())
+
+    async def check_image(self, reference: str) -> str:
+        """Return the id of the image that would be started; raises `ImageNotFound` or another `LaunchError`."""
+        return (await checking.startable(self._engine, reference)).id
+
+    async def check_leftovers(self) -> Leftovers:
+        """Look what the next sweep would remove."""
+        ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended")
+        return checking.leftovers(ended, await self._look(volumes=True), self._environ)
 
     async def log(self, name: str) -> list[LogLine]:
         """Return what a sandbox wrote so far, also one that has ended, in the order of time."""

@@ -64,7 +64,7 @@ class _Lazy(click.Group):
 def cli() -> None:
     """One live IPython kernel, shared by you, your IDE and your AI agent.
 
-    Start here: `kernel-bridge demo`. For Claude Code: `claude mcp add kernel -- kernel-bridge serve`.
+    Start here: `kernel-bridge demo`. For Claude Code: `kernel-bridge client add claude`.
     """
 
 

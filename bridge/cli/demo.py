@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ import mcp.types as T  # noqa: N812
 from mcp import Client, StdioServerParameters
 
 from bridge.cli import say
+from bridge.cli.interruption import complete
 from bridge.connection import runtime_directory
 from bridge.errors import BridgeError, EngineUnavailable, KernelNotResponding
 from bridge.launchers.docker import DockerLauncher
@@ -44,10 +46,10 @@ def demo(*, no_sandbox: bool) -> None:
 
     Example: kernel-bridge demo
     """
-    anyio.run(_demo, not no_sandbox)
+    complete(partial(_demo, sandboxed=not no_sandbox))
 
 
-async def _demo(sandboxed: bool) -> None:  # noqa: FBT001 - anyio.run passes by position
+async def _demo(*, sandboxed: bool) -> None:
     if sandboxed:
         try:
             await DockerLauncher().sandboxes()
@@ -61,7 +63,7 @@ async def _demo(sandboxed: bool) -> None:  # noqa: FBT001 - anyio.run passes by 
         if sandboxed:
             await _show_sandbox(agent)
         await _show_host_kernel(agent)
-    say("Done. Now let your own agent in:  claude mcp add kernel -- kernel-bridge serve")
+    say("Done. Now let your own agent in:  kernel-bridge client add claude")
 
 
 async def _show_sandbox(agent: Client) -> None:

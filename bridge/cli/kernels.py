@@ -7,11 +7,11 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import kernel_names, sandbox_names
+from bridge.cli.interruption import complete
 from bridge.errors import KernelDied, NotOurs
 from bridge.kernels import person
 from bridge.kernels.person import Described
@@ -38,7 +38,7 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
     """
     kernels = open_kernels(policy_file, engine)
 
-    listed, trouble = anyio.run(kernels.listing)
+    listed, trouble = complete(kernels.listing)
     if as_json:
         click.echo(json.dumps({"kernels": [asdict(each) for each in listed], "trouble": trouble}, indent=2))
         return
@@ -71,7 +71,7 @@ def status(*, name: str, as_json: bool, policy_file: Path | None, engine: str | 
         finally:
             await kernels.close()
 
-    told = anyio.run(work)
+    told = complete(work)
     if as_json:
         click.echo(json.dumps(asdict(told), indent=2, default=str))
     else:
@@ -114,7 +114,7 @@ def logs(
                 show(line)
 
     try:
-        anyio.run(work)
+        complete(work)
     finally:
         launcher.close()
 
@@ -138,7 +138,7 @@ def interrupt(name: str, policy_file: Path | None, engine: str | None) -> None:
         finally:
             await kernels.close()
 
-    say(anyio.run(work))
+    say(complete(work))
 
 
 async def _refuse_host_kernel(kernels: Kernels, name: str) -> None:

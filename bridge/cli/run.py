@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import kernel_names
+from bridge.cli.interruption import complete
 from bridge.cli.kernels import open_kernels
 from bridge.errors import KernelDied, UsageError
 from bridge.kernels.listing import Outcome
@@ -48,7 +48,7 @@ def run(
         raise UsageError("Give either a FILE or -c CODE. Nothing was executed.")
     text = file.read() if file else code or ""
     kernels = open_kernels(policy_file, engine)
-    outcome = anyio.run(_execute, kernels, name, text, timeout)
+    outcome = complete(partial(_execute, kernels, name, text, timeout))
     result = outcome.result
     assert result is not None  # noqa: S101 - it executed
     for each in (*outcome.notices, *result.notes):
@@ -71,13 +71,14 @@ async def _execute(kernels: Kernels, name: str, code: str, timeout: float | None
             reader_left = True
             work.cancel()
 
-    work = asyncio.ensure_future(kernels.execute(code, name=status.name, timeout=timeout, on_message=show))
     # a cancelled execution interrupts its own cell, so Ctrl-C reaches the code and not only this program
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, work.cancel)
+    work = asyncio.ensure_future(kernels.execute(code, name=status.name, timeout=timeout, on_message=show))
     try:
         return await work
     except asyncio.CancelledError:
-        raise (BrokenPipeError if reader_left else KeyboardInterrupt) from None
+        if reader_left:
+            raise BrokenPipeError from None
+        raise
     finally:
         await kernels.close()
 

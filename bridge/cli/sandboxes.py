@@ -6,14 +6,15 @@ import dataclasses
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import click
 
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import sandbox_names
+from bridge.cli.interruption import complete
 from bridge.cli.kernels import open_kernels
 from bridge.cli.requests import request_options
 from bridge.kernels import person
@@ -42,7 +43,7 @@ def up(
         await kernels.close()
         return {**asdict(sandbox), "language": status.language}, time.monotonic() - started
 
-    about, seconds = anyio.run(work)
+    about, seconds = complete(work)
     say(f"Sandbox {about['name']} runs after {seconds:.1f} s ({about['language']}, network {about['network']}).")
     click.echo(json.dumps(about, indent=2, default=str) if as_json else str(about["connection_file"]))
 
@@ -57,7 +58,7 @@ def stop(name: str, policy_file: Path | None, engine: str | None) -> None:
     Example: kernel-bridge stop analysis
     """
     kernels = open_kernels(policy_file, engine)
-    anyio.run(kernels.stop_sandbox, name)
+    complete(partial(kernels.stop_sandbox, name))
     say(f"Sandbox {name} was stopped and removed.")
 
 
@@ -80,7 +81,7 @@ def restart(name: str, policy_file: Path | None, engine: str | None) -> None:
         finally:
             await kernels.close()
 
-    say(anyio.run(work))
+    say(complete(work))
 
 
 @click.command()
@@ -104,7 +105,7 @@ def gc(*, all_of_them: bool, policy_file: Path | None, engine: str | None) -> No
         await kernels.close()
         return ended, running
 
-    ended, stopped = anyio.run(work)
+    ended, stopped = complete(work)
     for each in ended:
         say(f"Sandbox {each.name} had ended: {each.ending}.")
     for name in stopped:

@@ -195,6 +195,29 @@ def test_gc_leaves_running_sandboxes_alone_unless_told_otherwise(command: Any, s
     assert json.loads(command("ls", "--json").stdout)["kernels"] == []
 
 
+@pytest.mark.parametrize("sent", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]], ids=str)
+def test_a_start_that_is_interrupted_leaves_nothing_however_often_one_presses(
+    sent: list[signal.Signals], runtime: Path
+) -> None:
+    client = docker.from_env(timeout=30)
+    ours: dict[str, Any] = {"label": f"io.kernel-bridge.owner={current_owner(os.environ)}"}
+    before = {each.id for each in client.containers.list(all=True, ignore_removed=True, filters=ours)}
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "up", "pressed"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while starting.poll() is None:
+        if {each.id for each in client.containers.list(all=True, ignore_removed=True, filters=ours)} - before:
+            break
+    for each in sent:
+        starting.send_signal(each)
+    _, errors = starting.communicate(timeout=SOON)
+    assert starting.returncode == (130 if sent[0] == signal.SIGINT else 143), errors
+    assert "Traceback" not in errors
+    assert {each.id for each in client.containers.list(all=True, filters=ours)} == before
+    client.close()
+    assert list(runtime.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

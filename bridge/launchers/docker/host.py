@@ -18,7 +18,9 @@ from bridge.errors import EngineUnavailable
 from bridge.launchers.docker.places import listens
 
 HOST_VARIABLES = ("KERNEL_BRIDGE_DOCKER_HOST", "DOCKER_HOST")
-_HOW_TO_NAME_ONE = "Start one, or name its socket in KERNEL_BRIDGE_DOCKER_HOST (unix:///path/to/docker.sock)."
+_HOW_TO_NAME_ONE = (
+    "Install or start one, or name its socket in KERNEL_BRIDGE_DOCKER_HOST (unix:///path/to/docker.sock)."
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Endpoint:
 
     socket: Path
     source: str
-    """Who named it, for error messages."""
+    """Where it comes from, for error messages: `named by …` or `found …`."""
 
     @property
     def url(self) -> str:
@@ -54,10 +56,10 @@ def find(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -
         # a rootless engine's own goes before a system-wide one that this user may not use, and one that lives before
         # what a dead one left behind
         best = min(there, key=lambda path: (not os.access(path, os.W_OK), not listens(path)))
-        return Endpoint(best, "a well-known place")
-    listed = ", ".join(str(path) for path in candidates)
+        return Endpoint(best, "found at a well-known place")
     raise EngineUnavailable(
-        f"No container engine was found: there is no socket at {listed}. Nothing was started. {_HOW_TO_NAME_ONE}"
+        f"No container engine was found: there is no socket at {candidates[0]}, nor where rootless Docker, Docker "
+        f"Desktop, Colima, OrbStack, Rancher Desktop and Podman have theirs. Nothing was done. {_HOW_TO_NAME_ONE}"
     )
 
 
@@ -66,7 +68,7 @@ def _endpoint(host: str, source: str) -> Endpoint:
     if not separator and host.startswith("/"):
         scheme, rest = "unix", host
     if scheme == "unix" and rest.startswith("/"):
-        return Endpoint(Path(rest), source)
+        return Endpoint(Path(rest), f"named by {source}")
     if scheme in ("tcp", "http", "https", "ssh", "npipe", "fd"):
         raise EngineUnavailable(
             f"The engine {host!r}, named by {source}, is not a local Unix socket. Remote engines are not supported "

@@ -90,7 +90,7 @@ class _Start:
         except OSError as error:
             raise LaunchError(
                 f"The connection file {facts.connection_file} could not be written ({error.strerror}), so the sandbox "
-                "was removed again. Make that directory writable, or set JUPYTER_RUNTIME_DIR to one that is."
+                "was removed again. Make it writable, with room in it, or set JUPYTER_RUNTIME_DIR to one that is."
             ) from None
         return Started(facts.connection_file, kernel["State"]["StartedAt"])
 

@@ -124,7 +124,7 @@ def test_the_socket_of_every_known_engine_is_found(
     assert Path("/var/run/docker.sock") in places
     monkeypatch.setattr(host, "_well_known", lambda _: [each for each in places if each.is_relative_to(home)])
     made = listen(home / place)
-    assert host.find(None, environ) == host.Endpoint(made, "a well-known place")
+    assert host.find(None, environ) == host.Endpoint(made, "found at a well-known place")
 
 
 def test_a_rootless_socket_is_looked_for_also_in_the_bare_environment_of_an_mcp_client(

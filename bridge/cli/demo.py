@@ -46,7 +46,13 @@ def demo(*, no_sandbox: bool) -> None:
 
     Example: kernel-bridge demo
     """
-    complete(partial(_demo, sandboxed=not no_sandbox))
+    try:
+        complete(partial(_demo, sandboxed=not no_sandbox))
+    except BaseExceptionGroup as failures:  # the client's own tasks wrap whatever ends them
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 async def _demo(*, sandboxed: bool) -> None:
@@ -136,10 +142,10 @@ async def _host_kernel() -> AsyncIterator[Path]:
         *[sys.executable, "-m", "ipykernel_launcher", "-f", str(file)],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
-        await _elsewhere_ready(file)
+        await _elsewhere_ready(file, kernel)
         yield file
     finally:
         if kernel.returncode is None:
@@ -148,7 +154,7 @@ async def _host_kernel() -> AsyncIterator[Path]:
         file.unlink(missing_ok=True)
 
 
-async def _elsewhere_ready(file: Path) -> None:
+async def _elsewhere_ready(file: Path, kernel: asyncio.subprocess.Process) -> None:
     from bridge.channels import open_channels  # noqa: PLC0415
     from bridge.connection import load  # noqa: PLC0415
     from bridge.errors import BadConnectionFile  # noqa: PLC0415
@@ -159,6 +165,11 @@ async def _elsewhere_ready(file: Path) -> None:
                 channels = await open_channels(load(file), username="demo", timeout=KERNEL_START, starting=True)
                 await channels.close()
             except BadConnectionFile:
+                if kernel.returncode is not None and kernel.stderr:
+                    said = (await kernel.stderr.read()).decode(errors="replace").strip().splitlines()
+                    raise KernelNotResponding(
+                        f"The host kernel ended as soon as it was started: {said[-1] if said else 'it said nothing'}"
+                    ) from None
                 # the kernel writes its file itself, some tenths of a second after it was started
                 await anyio.sleep(0.05)
             else:

@@ -45,7 +45,8 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
     if trouble:
         say(f"Sandboxes are not shown: {trouble}")
     if not listed:
-        say("No kernels. `kernel-bridge up` starts a sandbox; `ipython kernel` one on the host.")
+        start = "`ipython kernel` starts one on the host"
+        say(f"No host kernels; {start}." if trouble else f"No kernels; `kernel-bridge up` starts a sandbox, {start}.")
     width = max((len(each.name) for each in listed), default=0)
     for each in listed:
         click.echo(f"{each.name:<{width}}  {each.kind:<7}  {each.state}  {each.notebook or each.connection_file}")

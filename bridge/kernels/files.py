@@ -120,11 +120,12 @@ def is_path(text: str) -> bool:
     return ("/" in text or text.startswith("~")) and not text.endswith(".ipynb")
 
 
-def none_matches(text: str, known: Iterable[str]) -> NoSuchKernel:
-    """Return the error for a name that fits nothing, with what there is."""
+def none_matches(text: str, known: Iterable[str], trouble: str | None = None) -> NoSuchKernel:
+    """Return the error for a name that fits nothing, with what there is, and why sandboxes are not among it."""
     names = ", ".join(known) or "none"
     return NoSuchKernel(
         f"No kernel is called {text!r}. There are: {names}. "
+        f"{f'Sandboxes could not be looked for: {trouble} ' if trouble else ''}"
         "Give a name, a connection file's path, a kernel id or a notebook."
     )
 

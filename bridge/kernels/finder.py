@@ -75,8 +75,8 @@ class Finder:
             raise AmbiguousKernel(_candidates(f"{which!r} fits several kernels", candidates))
         if not candidates:
             files.allowed(self._attach)
-            listed, _ = await self.listing(())
-            raise files.none_matches(which, (each.name for each in listed))
+            listed, trouble = await self.listing(())
+            raise files.none_matches(which, (each.name for each in listed), trouble)
         if candidates[0].sandbox is None:
             files.checked(candidates[0].file, self._attach)
         return candidates[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -112,7 +113,11 @@ def _wrong_arguments(error: ValidationError) -> str:
 
 
 def _tool(function: Callable[..., Awaitable[Any]]) -> Tool:
-    tool = _StrictTool.from_function(_border(function), title=function.__name__.replace("_", " ").capitalize())
+    tool = _StrictTool.from_function(
+        _border(function),
+        title=function.__name__.replace("_", " ").capitalize(),
+        description=inspect.getdoc(function),  # without the indentation, which Python has dropped by itself since 3.13
+    )
     # by default the SDK drops arguments it does not know: a misspelt `timeout` would be ignored in silence
     model = tool.fn_metadata.arg_model
     model.model_config["extra"] = "forbid"

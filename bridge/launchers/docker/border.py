@@ -53,7 +53,7 @@ def translated(doing: str, error: Exception, endpoint: Endpoint) -> LaunchError:
 
 
 def _unavailable(doing: str, cause: Exception, endpoint: Endpoint, *, timed_out: bool) -> EngineUnavailable:
-    where = f"The container engine at {endpoint.socket} (named by {endpoint.source})"
+    where = f"The container engine at {endpoint.socket} ({endpoint.source})"
     if timed_out:
         return EngineUnavailable(
             f"{where} did not {doing} within {REQUEST_TIMEOUT:g} s. See whether it answers: docker version."

@@ -57,6 +57,8 @@ class Facts:
     engine_cpus: int
     socket_directory: Path | None = None
     """On the host, with network none."""
+    volume_shift: tuple[int, int] = (0, 0)
+    """What the engine's mapping of uids and gids adds to those inside: a volume is mounted from outside of it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
     cpus = min(spec.limits.cpus, float(facts.engine_cpus))  # the engine refuses more than it has
     isolated = spec.network == "isolated"
     volume = f"{stem}.{facts.start}" if isolated else None
-    sockets = _volume_mount(volume, facts.uid, facts.gid, labels) if volume else _bind_mount(facts.socket_directory)
+    if volume:
+        sockets = _volume_mount(volume, facts.uid, facts.gid, facts.volume_shift, labels)
+    else:
+        sockets = _bind_mount(facts.socket_directory)
     workspace = spec.workspace
     mounts = [sockets]
     if workspace:
@@ -114,6 +119,7 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
             uid=facts.uid,
             gid=facts.gid,
             volume=volume,
+            volume_shift=facts.volume_shift,
             labels=labels,
             ports=None,
         )
@@ -127,6 +133,7 @@ def gateway_document(
     uid: int,
     gid: int,
     volume: str,
+    volume_shift: tuple[int, int],
     labels: Mapping[str, str],
     ports: tuple[int, ...] | None,
 ) -> Document:
@@ -141,7 +148,7 @@ def gateway_document(
         pids=32,
         shm=MiB,
         log=64 * KiB,
-        mounts=[_volume_mount(volume, uid, gid, labels)],
+        mounts=[_volume_mount(volume, uid, gid, volume_shift, labels)],
         tmpfs={},
     )
     # "" lets the engine choose; 0, null or an empty address would publish on every interface of the host
@@ -270,12 +277,13 @@ def _tmpfs(spec: SandboxSpec, uid: int, gid: int) -> dict[str, str]:
     return places
 
 
-def _volume_mount(name: str, uid: int, gid: int, labels: Mapping[str, str]) -> Document:
+def _volume_mount(name: str, uid: int, gid: int, shift: tuple[int, int], labels: Mapping[str, str]) -> Document:
     """Return the volume and how it is mounted: made by the engine together with the container that claims the name.
 
     The name holds the start's own number, so it can never be an older volume with other options.
     """
-    options = f"size={64 * KiB},nr_inodes=32,uid={uid},gid={gid},mode=0700,nosuid,nodev,noexec"
+    ours = f"uid={uid + shift[0]},gid={gid + shift[1]},mode=0700"
+    options = f"size={64 * KiB},nr_inodes=32,{ours},nosuid,nodev,noexec"
     return {
         "Type": "volume",
         "Source": name,

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import EngineUnavailable
+from bridge.launchers.docker.places import listens
 
 HOST_VARIABLES = ("KERNEL_BRIDGE_DOCKER_HOST", "DOCKER_HOST")
-_HOW_TO_NAME_ONE = "Start one, or name its socket in KERNEL_BRIDGE_DOCKER_HOST (unix:///path/to/docker.sock)."
+_HOW_TO_NAME_ONE = (
+    "Install or start one, or name its socket in KERNEL_BRIDGE_DOCKER_HOST (unix:///path/to/docker.sock)."
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Endpoint:
 
     socket: Path
     source: str
-    """Who named it, for error messages."""
+    """Where it comes from, for error messages: `named by …` or `found …`."""
 
     @property
     def url(self) -> str:
@@ -37,7 +40,7 @@ class Endpoint:
 def find(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> Endpoint:
     """Return the engine to use: the explicit one, the environment's, the CLI's current context's, a well-known one.
 
-    Raises `EngineUnavailable` where there is none, or where it is on another machine. Nothing is connected to.
+    Raises `EngineUnavailable` where there is none, or where it is on another machine.
     """
     if explicit:
         return _endpoint(explicit, "the option given")
@@ -49,12 +52,14 @@ def find(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -
         return context
     candidates = _well_known(environ)
     there = [path for path in candidates if _is_socket(path)]
-    # a rootless engine's own socket goes before a system-wide one that this user may not use
-    for path in sorted(there, key=lambda path: not os.access(path, os.W_OK)):
-        return Endpoint(path, "a well-known place")
-    listed = ", ".join(str(path) for path in candidates)
+    if there:
+        # a rootless engine's own goes before a system-wide one that this user may not use, and one that lives before
+        # what a dead one left behind
+        best = min(there, key=lambda path: (not os.access(path, os.W_OK), not listens(path)))
+        return Endpoint(best, "found at a well-known place")
     raise EngineUnavailable(
-        f"No container engine was found: there is no socket at {listed}. Nothing was started. {_HOW_TO_NAME_ONE}"
+        f"No container engine was found: there is no socket at {candidates[0]}, nor where rootless Docker, Docker "
+        f"Desktop, Colima, OrbStack, Rancher Desktop and Podman have theirs. Nothing was done. {_HOW_TO_NAME_ONE}"
     )
 
 
@@ -63,7 +68,7 @@ def _endpoint(host: str, source: str) -> Endpoint:
     if not separator and host.startswith("/"):
         scheme, rest = "unix", host
     if scheme == "unix" and rest.startswith("/"):
-        return Endpoint(Path(rest), source)
+        return Endpoint(Path(rest), f"named by {source}")
     if scheme in ("tcp", "http", "https", "ssh", "npipe", "fd"):
         raise EngineUnavailable(
             f"The engine {host!r}, named by {source}, is not a local Unix socket. Remote engines are not supported "
@@ -106,9 +111,9 @@ def _field(path: Path, *keys: str) -> object:
 
 
 def _well_known(environ: Mapping[str, str]) -> list[Path]:
-    places = [Path("/var/run/docker.sock")]
-    if environ.get("XDG_RUNTIME_DIR"):
-        places.append(Path(environ["XDG_RUNTIME_DIR"]) / "docker.sock")  # rootless
+    # an MCP client's bare environment has HOME, but not where systemd put the runtime directory
+    runtime = Path(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    places = [Path("/var/run/docker.sock"), runtime / "docker.sock"]  # the second: rootless
     home = _home(environ)
     if home:
         places += [
@@ -118,9 +123,7 @@ def _well_known(environ: Mapping[str, str]) -> list[Path]:
             home / ".orbstack" / "run" / "docker.sock",
             home / ".rd" / "docker.sock",  # Rancher Desktop
         ]
-    if environ.get("XDG_RUNTIME_DIR"):
-        places.append(Path(environ["XDG_RUNTIME_DIR"]) / "podman" / "podman.sock")
-    return places
+    return [*places, runtime / "podman" / "podman.sock", Path("/run/podman/podman.sock")]
 
 
 def _home(environ: Mapping[str, str]) -> Path | None:

@@ -17,7 +17,18 @@ from typing import Any
 from bridge.connection import load, save
 from bridge.errors import BadConnectionFile, LaunchError, NoSuchKernel
 from bridge.launchers import EngineFacts, Leftovers, LogLine, Sandbox, Source, State
-from bridge.launchers.docker import checking, connections, endings, host, image, owner, removal, starting, verification
+from bridge.launchers.docker import (
+    capabilities,
+    checking,
+    connections,
+    endings,
+    host,
+    image,
+    owner,
+    removal,
+    starting,
+    verification,
+)
 from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import PRIVATE, gateway_document
 from bridge.launchers.docker.engine import Engine, together
@@ -107,12 +118,14 @@ class DockerLauncher:
             asked_ports = None
         inspected = await self._engine.container(kernel.id)
         uid, _, gid = inspected["Config"]["User"].partition(":")
+        able = capabilities.read(await self._engine.info())
         asked = gateway_document(
             image_id=inspected["Image"],
             image_environment=image.names(await self._engine.image(inspected["Image"])),
             uid=int(uid),
             gid=int(gid),
             volume=f"{owner.stem(name, self.owner)}.{kernel.start}",
+            volume_shift=able.shift or (0, 0),
             labels={key: value for key, value in kernel.labels.items() if key in owner.ALL and key != owner.ROLE},
             ports=asked_ports,
         )

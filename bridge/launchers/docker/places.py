@@ -56,6 +56,11 @@ def choose_user(
         return caller
     if spec.workspace and workspace_owner and workspace_owner.uid != 0:
         return User(workspace_owner.uid, workspace_owner.gid or workspace_owner.uid)
+    return own_user(uids, taken)
+
+
+def own_user(uids: range, taken: Collection[int]) -> User:
+    """Choose a uid that no other sandbox has."""
     uid = next(uid for uid in iter(lambda: uids[secrets.randbelow(len(uids))], None) if uid not in taken)
     return User(uid, uid)
 
@@ -73,15 +78,27 @@ def workspace_owner(workspace: Workspace) -> User:
     return User(about.st_uid, about.st_gid)
 
 
-def check_enterable(workspace: Workspace, user: User) -> None:
-    """Raise `LaunchError` where the kernel's uid could not even list the workspace."""
+def check_enterable(workspace: Workspace, user: User | None) -> None:
+    """Raise `LaunchError` where the kernel could not even list the workspace.
+
+    `user` is None where the engine maps uids: the kernel is neither the owner of any file then, nor in its group.
+    """
     about = workspace.path.stat()
-    needed = 0o500 if about.st_uid == user.uid else 0o050 if about.st_gid == user.gid else 0o005
-    if about.st_mode & needed != needed:
+    needed = 0o005
+    if user is not None:
+        needed = 0o500 if about.st_uid == user.uid else 0o050 if about.st_gid == user.gid else 0o005
+    if about.st_mode & needed == needed:
+        return
+    if user is None:
         raise LaunchError(
-            f"The workspace {workspace.path} is closed to the uid {user.uid}, which the kernel would run as (it is "
-            f"never root). Nothing was started. Open it (chmod o+rx {workspace.path}), or give it to another user."
+            f"The workspace {workspace.path} is closed to others than its owner and group, and this engine maps the "
+            "uids of its containers, so the kernel is one of the others. Nothing was started. Open it (chmod o+rx "
+            f"{workspace.path}), or use an engine that does not map uids."
         )
+    raise LaunchError(
+        f"The workspace {workspace.path} is closed to the uid {user.uid}, which the kernel would run as (it is "
+        f"never root). Nothing was started. Open it (chmod o+rx {workspace.path}), or give it to another user."
+    )
 
 
 def timezone(environ: Mapping[str, str] = os.environ, localtime: Path = Path("/etc/localtime")) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,8 @@ from typing import Any
 import anyio
 
 from bridge.connection import ConnectionInfo, runtime_directory, save
-from bridge.errors import LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
-from bridge.launchers.docker import connections, endings, image, owner, places, removal, verification
+from bridge.errors import LaunchError, NameTaken, PolicyRefused
+from bridge.launchers.docker import capabilities, connections, endings, image, owner, places, removal, verification
 from bridge.launchers.docker.border import Conflict, Missing
 from bridge.launchers.docker.document import SOCKETS, Documents, Facts, documents
 from bridge.launchers.docker.engine import Engine, Stdin, together
@@ -91,7 +90,7 @@ class _Start:
         except OSError as error:
             raise LaunchError(
                 f"The connection file {facts.connection_file} could not be written ({error.strerror}), so the sandbox "
-                "was removed again. Make that directory writable, or set JUPYTER_RUNTIME_DIR to one that is."
+                "was removed again. Make it writable, with room in it, or set JUPYTER_RUNTIME_DIR to one that is."
             ) from None
         return Started(facts.connection_file, kernel["State"]["StartedAt"])
 
@@ -108,17 +107,17 @@ class _Start:
                 f"Another owner's sandbox {spec.name} uses {connection_file}. Nothing was started. Choose another "
                 "name, or set JUPYTER_RUNTIME_DIR to a directory of your own."
             )
-        mapped = any(each.startswith(("name=userns", "name=rootless")) for each in info.get("SecurityOptions") or [])
-        self._refuse_what_the_engine_cannot(info, mapped=mapped)
-        user = places.choose_user(
-            spec,
-            caller=places.User(os.geteuid(), os.getegid()),
-            workspace_owner=places.workspace_owner(spec.workspace) if spec.workspace else None,
-            uids=places.MAPPED_UIDS if mapped else places.OWN_UIDS,
-            taken={int(each.labels.get(owner.UID) or 0) for each in (*there.containers, *there.others)},
-        )
+        able = capabilities.read(info)
+        capabilities.refuse(spec, able)
+        workspace_owner = places.workspace_owner(spec.workspace) if spec.workspace else None
+        taken = {int(each.labels.get(owner.UID) or 0) for each in (*there.containers, *there.others)}
+        if able.mapped:
+            user = places.own_user(places.MAPPED_UIDS, taken)
+        else:
+            caller = places.User(os.geteuid(), os.getegid())
+            user = places.choose_user(spec, caller, workspace_owner, places.OWN_UIDS, taken)
         if spec.workspace:
-            places.check_enterable(spec.workspace, user)
+            places.check_enterable(spec.workspace, None if able.mapped else user)
         if spec.network == "none":
             self.socket_directory = places.make_socket_directory(user, self._environ)
         return Facts(
@@ -130,8 +129,9 @@ class _Start:
             gid=user.gid,
             connection_file=connection_file,
             timezone=places.timezone(self._environ),
-            engine_cpus=int(info.get("NCPU") or 1),
+            engine_cpus=able.cpus,
             socket_directory=self.socket_directory,
+            volume_shift=able.shift or (0, 0),
         )
 
     async def _inspect_image(self) -> dict[str, Any]:
@@ -147,22 +147,6 @@ class _Start:
                 f"Sandbox {self._spec.name} was not started: the policy allows {self._spec.max_running} to run at the "
                 f"same time (max_running), and there are {len(running)} already ({', '.join(running)}). Stop one that "
                 "is not needed any more (kernel-bridge stop NAME)."
-            )
-
-    def _refuse_what_the_engine_cannot(self, info: Mapping[str, Any], *, mapped: bool) -> None:
-        spec = self._spec
-        runtimes = sorted(info.get("Runtimes") or {})
-        if spec.runtime and spec.runtime not in runtimes:
-            raise PolicyNotEnforceable(
-                f"The policy's runtime {spec.runtime!r} is not known to the engine, which has {', '.join(runtimes)}. "
-                "Nothing was started. Configure it in the engine, or change the policy."
-            )
-        desktop = sys.platform != "linux" or "Docker Desktop" in str(info.get("OperatingSystem"))
-        if spec.network == "none" and (desktop or mapped):
-            why = "runs in a virtual machine" if desktop else "maps the uids of its containers"
-            raise PolicyNotEnforceable(
-                f"Network none needs Unix sockets shared between this host and the container, and this engine {why}. "
-                "Nothing was started. Use network isolated: the kernel has no network device there either."
             )
 
     async def _claim(self, asked: Documents) -> str:

@@ -108,6 +108,17 @@ def test_kernel_and_gateway_share_one_volume_that_no_earlier_start_can_have_made
     assert "uid=234567,gid=234567,mode=0700" in options["DriverConfig"]["Options"]["o"]
 
 
+def test_where_the_engine_maps_uids_the_volume_belongs_to_what_the_kernels_uid_is_outside(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(spec, dataclasses.replace(facts, uid=20_007, gid=20_008, volume_shift=(100_000, 300_000)))
+    assert made.kernel["User"] == "20007:20008"
+    for each in (made.kernel, made.gateway):
+        options = host(each)["Mounts"][0]["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+        assert "uid=120007,gid=320008," in options
+    assert "uid=20007,gid=20008," in host(made.kernel)["Tmpfs"]["/home/kernel"]
+
+
 def test_network_none_needs_no_gateway_and_no_volume(spec: SandboxSpec, facts: Facts) -> None:
     made = documents(
         dataclasses.replace(spec, network="none"),

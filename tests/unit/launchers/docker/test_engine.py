@@ -25,7 +25,7 @@ SOON = 10.0
 
 
 def at(path: Path) -> Engine:
-    return Engine(lambda: Endpoint(path, "the test"))
+    return Engine(lambda: Endpoint(path, "named by the test"))
 
 
 async def test_an_engine_whose_socket_is_not_there_does_not_run(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_an_engine_that_breaks_off_is_told_as_that(tmp_path: Path) -> None
 def test_an_engine_that_this_user_may_not_use_says_what_to_do() -> None:
     import requests  # noqa: PLC0415
 
-    endpoint = Endpoint(Path("/var/run/docker.sock"), "a well-known place")
+    endpoint = Endpoint(Path("/var/run/docker.sock"), "found at a well-known place")
     wrapped = requests.ConnectionError("Connection aborted.", PermissionError(13, "Permission denied"))
     said = border.translated("list the containers", wrapped, endpoint)
     assert isinstance(said, EngineUnavailable)
@@ -139,7 +139,7 @@ class SlowEngine(Engine):
 
 
 async def test_a_change_that_is_cancelled_is_waited_for_so_that_what_it_makes_can_be_found(tmp_path: Path) -> None:
-    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "named by the test"))
     begun, go, made = threading.Event(), threading.Event(), threading.Event()
 
     def create(_: Any) -> None:
@@ -156,7 +156,7 @@ async def test_a_change_that_is_cancelled_is_waited_for_so_that_what_it_makes_ca
 
 
 async def test_a_change_that_was_cancelled_before_it_began_never_begins(tmp_path: Path) -> None:
-    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "named by the test"))
     made = threading.Event()
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -167,7 +167,7 @@ async def test_a_change_that_was_cancelled_before_it_began_never_begins(tmp_path
 
 
 async def test_a_look_that_is_cancelled_is_not_waited_for(tmp_path: Path) -> None:
-    engine = SlowEngine(lambda: Endpoint(tmp_path, "the test"))
+    engine = SlowEngine(lambda: Endpoint(tmp_path, "named by the test"))
     begun, go = threading.Event(), threading.Event()
 
     def look(_: Any) -> None:

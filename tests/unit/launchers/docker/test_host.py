@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,15 @@ from bridge.launchers.docker import host
 
 
 @pytest.fixture
-def listen(tmp_path: Path) -> Iterator[object]:
-    """Make sockets that exist, as an engine's would."""
+def listen(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Make sockets that somebody listens on, as an engine would."""
     made = []
 
     def listen_at(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         made.append(listener := socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
+        listener.listen()
         return path
 
     yield listen_at
@@ -103,25 +104,50 @@ def test_a_configuration_that_names_no_context_leaves_the_well_known_places(
         host.find(None, {"HOME": str(home)})
 
 
-def test_well_known_sockets_of_rootless_and_desktop_engines_are_found(
-    home: Path, listen: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "place",
+    [
+        "run/docker.sock",  # rootless
+        "run/podman/podman.sock",
+        ".docker/run/docker.sock",  # Docker Desktop
+        ".docker/desktop/docker.sock",
+        ".colima/default/docker.sock",
+        ".orbstack/run/docker.sock",
+        ".rd/docker.sock",  # Rancher Desktop
+    ],
+)
+def test_the_socket_of_every_known_engine_is_found(
+    home: Path, listen: Callable[[Path], Path], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")}
     places = host._well_known(environ)
     assert Path("/var/run/docker.sock") in places
     monkeypatch.setattr(host, "_well_known", lambda _: [each for each in places if each.is_relative_to(home)])
-    assert callable(listen)
-    desktop = listen(home / ".docker" / "run" / "docker.sock")
-    assert host.find(None, environ).socket == desktop
-    rootless = listen(home / "run" / "docker.sock")
-    assert host.find(None, environ).socket == rootless
+    made = listen(home / place)
+    assert host.find(None, environ) == host.Endpoint(made, "found at a well-known place")
+
+
+def test_a_rootless_socket_is_looked_for_also_in_the_bare_environment_of_an_mcp_client(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 4321)
+    assert Path("/run/user/4321/docker.sock") in host._well_known({"HOME": str(home)})
 
 
 def test_a_socket_that_this_user_may_not_use_gives_way_to_one_that_it_may(
-    home: Path, listen: object, monkeypatch: pytest.MonkeyPatch
+    home: Path, listen: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(listen)
     system, own = listen(home / "system.sock"), listen(home / "own.sock")
     monkeypatch.setattr(host, "_well_known", lambda _: [system, own])
     monkeypatch.setattr("os.access", lambda path, _: path != system)
     assert host.find(None, {}).socket == own
+
+
+def test_a_socket_that_a_dead_engine_left_behind_gives_way_to_one_that_lives(
+    home: Path, listen: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(home / "dead.sock"))
+    alive = listen(home / "alive.sock")
+    monkeypatch.setattr(host, "_well_known", lambda _: [home / "dead.sock", alive])
+    assert host.find(None, {}).socket == alive

@@ -35,8 +35,8 @@ def test_without_files_to_share_every_sandbox_has_a_uid_of_its_own(spec: Sandbox
     assert all(200_000 <= user.uid < 1_000_000 and user.uid == user.gid for user in users)
 
 
-def test_a_uid_that_another_sandbox_has_is_not_given_again(spec: SandboxSpec) -> None:
-    chosen = places.choose_user(spec, ALICE, None, range(20_000, 20_003), {20_000, 20_002})
+def test_a_uid_that_another_sandbox_has_is_not_given_again() -> None:
+    chosen = places.own_user(range(20_000, 20_003), {20_000, 20_002})
     assert chosen == User(20_001, 20_001)
 
 
@@ -91,6 +91,14 @@ def test_a_workspace_that_the_kernel_could_not_even_list_is_told_before_anything
         return
     with pytest.raises(LaunchError, match=f"closed to the uid {user.uid}.*chmod"):
         places.check_enterable(workspace_of(tmp_path), user)
+
+
+def test_where_the_engine_maps_uids_even_the_callers_own_workspace_must_be_open_to_others(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(LaunchError, match=r"maps the uids.*chmod"):
+        places.check_enterable(workspace_of(tmp_path), None)
+    tmp_path.chmod(0o705)
+    places.check_enterable(workspace_of(tmp_path), None)
 
 
 def test_the_time_zone_is_the_hosts_by_its_name(tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""Engines that are not like the machine's own: one that maps uids (userns-remap), started by these tests.
+
+It has a network, mounts and processes of its own, so that neither its firewall rules nor its files nor a container of
+it are ever the machine's, and all of it ends with its first process. The commands are run in its network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+
+from bridge.launchers.docker import build as building
+from bridge.launchers.docker.places import listens
+
+SOON = 30.0
+
+# PID 1 of the engine's own name spaces: Python, because a bare machine has no `ip` command.
+FIRST_PROCESS = """
+import fcntl, os, socket, struct, subprocess, sys
+data, address, *options = sys.argv[1:]
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+mount("-t", "tmpfs", "tmpfs", "/run")  # sockets and state of the machine's own engine are not seen
+for name in ("data", "etc", "work"):
+    os.mkdir("/run/" + name)
+mount("--bind", data, "/run/data")
+mount("-t", "overlay", "overlay", "-o", "lowerdir=/etc,upperdir=/run/etc,workdir=/run/work", "/etc")  # it adds a user
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+os.execvp("dockerd", ["dockerd", "--data-root=/run/data", "--host=" + address, *options])
+"""
+
+
+@dataclass(frozen=True)
+class OtherEngine:
+    """An engine in name spaces of its own."""
+
+    address: str
+    pid: int
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ours that uses this engine, in its network."""
+        bridge = [sys.executable, "-m", "bridge", *arguments, "--engine", self.address]
+        return subprocess.run(
+            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *bridge],
+            capture_output=True,
+            text=True,
+            timeout=2 * SOON,
+            check=False,
+        )
+
+
+@contextlib.contextmanager
+def other_engine(directory: Path, *options: str) -> Iterator[OtherEngine]:
+    """Start an engine and end it, with all that it started."""
+    (directory / "data").mkdir()
+    socket, log_file = directory / "engine.sock", directory / "log"
+    address = f"unix://{socket}"
+    name_spaces = ["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    first = [sys.executable, "-I", "-c", FIRST_PROCESS, str(directory / "data"), address, *options]
+    with log_file.open("wb") as log:
+        outer = subprocess.Popen(
+            ["unshare", *name_spaces, *first], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        _await_socket(outer, socket, log_file)
+        pid = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+        yield OtherEngine(address, pid)
+        os.kill(pid, signal.SIGTERM)
+        outer.wait(SOON)
+    finally:
+        outer.kill()  # takes everything in its process name space with it
+        outer.wait(SOON)
+        shutil.rmtree(directory / "data")
+
+
+def _await_socket(outer: subprocess.Popen[bytes], engine: Path, log: Path) -> None:
+    """Wait, bounded, until the engine listens; what it is asked then it answers when it can."""
+    end = time.monotonic() + SOON
+    while not listens(engine):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            outer.wait(0.1)
+            raise AssertionError(f"the engine ended: {log.read_text()[-2000:]}")
+        assert time.monotonic() < end, f"the engine does not listen: {log.read_text()[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
+    """An engine with userns-remap and our image."""
+    tag = building.build(say=lambda _: None)
+    with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default") as engine:
+        with (
+            contextlib.closing(docker.from_env(timeout=60)) as here,
+            contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there,
+        ):
+            there.images.load(b"".join(here.images.get(tag).save(named=True)))
+            assert any("userns" in each for each in there.info()["SecurityOptions"])
+        yield engine
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory that everyone may read and write, with a file in it."""
+    project = tmp_path / "project"
+    project.mkdir()
+    project.chmod(0o777)
+    (project / "data.txt").write_text("from the host")
+    return project
+
+
+@pytest.fixture
+def policy(tmp_path: Path, project: Path) -> Path:
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"version: 1\nsandbox:\n  mounts:\n    - {{source: {project}, mode: rw}}\n")
+    file.chmod(0o600)
+    return file
+
+
+def test_an_isolated_sandbox_runs_where_the_engine_maps_uids(runtime: Path, mapping: OtherEngine) -> None:
+    started = mapping.command("up", "mapped")
+    assert started.returncode == 0, started.stderr
+    try:
+        looked = "import os; print(os.getuid(), *open('/proc/self/uid_map').read().split()[:2])"
+        done = mapping.command("run", "mapped", "-c", looked)
+        assert done.returncode == 0, done.stderr
+        inside, first, outside = map(int, done.stdout.split())
+        assert inside != 0
+        assert first == 0
+        assert outside >= 100_000
+    finally:
+        assert mapping.command("stop", "mapped").returncode == 0
+    assert not list(runtime.iterdir())
+
+
+def test_a_lost_gateway_comes_back_where_the_engine_maps_uids(runtime: Path, mapping: OtherEngine) -> None:
+    assert mapping.command("up", "mapped").returncode == 0
+    try:
+        assert mapping.command("run", "mapped", "-c", "x = 41").returncode == 0
+        with contextlib.closing(docker.DockerClient(mapping.address, timeout=60)) as engine:
+            (gateway,) = engine.containers.list(filters={"label": "io.kernel-bridge.role=gateway"})
+            gateway.kill()
+            gateway.wait(timeout=SOON)
+        done = mapping.command("run", "mapped", "-c", "print(x + 1)")
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    finally:
+        mapping.command("stop", "mapped")
+
+
+def test_network_none_is_refused_with_the_reason_where_the_engine_maps_uids(
+    runtime: Path, mapping: OtherEngine
+) -> None:
+    done = mapping.command("up", "mapped", "--network", "none")
+    assert done.returncode == 2
+    assert "maps the uids of its containers (userns-remap)" in done.stderr
+    assert "Use network isolated" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_workspace_is_read_and_never_written_where_the_engine_maps_uids(
+    runtime: Path, mapping: OtherEngine, project: Path, policy: Path
+) -> None:
+    asked = ["--workspace", str(project), "--policy", str(policy)]
+    refused = mapping.command("up", "mapped", "--rw", *asked)
+    assert refused.returncode == 2
+    assert "cannot be given for writing" in refused.stderr
+    started = mapping.command("up", "mapped", *asked)
+    assert started.returncode == 0, started.stderr
+    try:
+        done = mapping.command("run", "mapped", "-c", "print(open('data.txt').read()); open('new.txt', 'w')")
+        assert done.stdout == "from the host\n"
+        assert done.returncode == 1
+        assert "Read-only file system" in done.stderr
+    finally:
+        mapping.command("stop", "mapped")
+    project.chmod(0o770)
+    closed = mapping.command("up", "mapped", *asked)
+    assert closed.returncode == 3
+    assert "closed to others" in closed.stderr
+    assert [each.name for each in project.iterdir()] == ["data.txt"]
+
+
+def test_nothing_is_left_in_an_engine_that_maps_uids(mapping: OtherEngine) -> None:
+    with contextlib.closing(docker.DockerClient(mapping.address)) as there:
+        assert there.containers.list(all=True) == []
+        assert there.volumes.list() == []

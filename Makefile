@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE := kernel-bridge/python:3.13
 
-.PHONY: demo test check lint unit generated lock clean
+.PHONY: demo test check lint unit generated lock dist clean
 
 demo: .venv/ready  ## show the main job end to end on this machine
 	@.ci/engine.sh
@@ -34,9 +34,13 @@ lock: .venv/ready  ## renew the hashed lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --no-annotate --group dev pyproject.toml --output-file requirements.lock
 
+dist: .venv/ready  ## the wheel and the sdist, as they are published
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
 .venv/ready: requirements.lock pyproject.toml
 	@PYTHON=$(PYTHON) .ci/venv.sh
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache dist

@@ -55,12 +55,15 @@ version() { # [HOST]: what the engine there says it is; fails where none answers
 apt() { DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" >&2; }
 
 # Where to look: what the caller named, else the docker command's context, else the usual sockets.
-usual_sockets() {
-  printf '%s\n' "$SOCKET"
-  if [ -n "${XDG_RUNTIME_DIR:-}" ]; then printf '%s\n' "$XDG_RUNTIME_DIR/docker.sock"; fi
+usual_sockets() { # the same as in bridge/launchers/docker/host.py
+  runtime=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+  printf '%s\n' "$SOCKET" "$runtime/docker.sock"
   if [ -n "${HOME:-}" ]; then
-    printf '%s\n' "$HOME/.docker/run/docker.sock" "$HOME/.docker/desktop/docker.sock" "$HOME/.colima/default/docker.sock"
+    for place in .docker/run .docker/desktop .colima/default .orbstack/run .rd; do
+      printf '%s\n' "$HOME/$place/docker.sock"
+    done
   fi
+  printf '%s\n' "$runtime/podman/podman.sock" /run/podman/podman.sock
 }
 
 use_named() { # HOST WHERE-FROM

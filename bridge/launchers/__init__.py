@@ -57,12 +57,12 @@ class EngineFacts:
     api_version: str
     system: str
     maps_uids: str | None
-    """`rootless` or `userns`; None where a container's uids are the host's."""
+    """`rootless` or `userns-remap`; None where a container's uids are the host's."""
     shares_sockets: bool
     """Whether Unix sockets in a directory of this host work in a container: what network none needs."""
     runtimes: tuple[str, ...]
     missing_limits: tuple[str, ...]
-    """Of memory, swap, pids and cpus those that it cannot enforce, so no sandbox would start."""
+    """What it cannot limit, in words; no sandbox would start."""
     warnings: tuple[str, ...]
     """The engine's own words."""
     clock_ahead: float

@@ -163,9 +163,10 @@ def test_the_installed_wheel_builds_the_image_from_the_sources_in_it(installed: 
 
 
 def test_pip_refuses_the_wheel_for_an_older_python(wheel: Path, tmp_path: Path) -> None:
-    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", f"--target={tmp_path}"]
+    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", f"--dest={tmp_path}"]
+    # pip asks the same question before it installs, but lets only a download pretend to be another Python
     refused = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options, str(wheel)],
+        [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options, str(wheel)],
         capture_output=True, text=True, timeout=SOON, check=False,
     )  # fmt: skip
     assert refused.returncode == 1

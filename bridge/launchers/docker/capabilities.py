@@ -86,8 +86,8 @@ def refuse(spec: SandboxSpec, able: Capabilities) -> None:
     if spec.workspace and spec.workspace.mode == "rw" and able.mapped:
         raise PolicyNotEnforceable(
             f"The workspace {spec.workspace.path} cannot be given for writing: this engine maps the uids of its "
-            f"containers ({_mapping(able)}), so the kernel is a stranger to your files and yours would not be the "
-            "files that it made. Nothing was started. Ask for it read-only, or use an engine that does not map uids."
+            f"containers ({_mapping(able)}), so the kernel could not write your files, and what it made would not be "
+            "yours. Nothing was started. Ask for it read-only, or use an engine that does not map uids."
         )
     if spec.network == "isolated" and able.shift is None:
         raise PolicyNotEnforceable(

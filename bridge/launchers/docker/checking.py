@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,21 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bridge.launchers import EngineFacts, Leftovers
-from bridge.launchers.docker import image, places
+from bridge.launchers.docker import capabilities, image, places
 from bridge.launchers.docker.border import Missing
 from bridge.launchers.docker.engine import Engine
 from bridge.launchers.docker.host import Endpoint
 from bridge.launchers.docker.image import Image
 from bridge.launchers.docker.inventory import Inventory
-
-# GET /info names what the engine's machine can enforce; an engine that leaves one out says nothing about it.
-_LIMITS = {
-    "MemoryLimit": "memory",
-    "SwapLimit": "swap",
-    "PidsLimit": "pids",
-    "CpuCfsPeriod": "cpus",
-    "CpuCfsQuota": "cpus",
-}
 
 
 async def facts(engine: Engine, endpoint: Endpoint) -> EngineFacts:
@@ -45,12 +35,10 @@ def read(
     endpoint: Endpoint, version: Mapping[str, Any], info: Mapping[str, Any], *, before: float, after: float
 ) -> EngineFacts:
     """Read the two answers; the engine looked at its clock between `before` and `after`, in seconds of ours."""
-    options = [str(each) for each in info.get("SecurityOptions") or []]
-    maps = next((each for each in ("rootless", "userns") if any(o.startswith(f"name={each}") for o in options)), None)
-    virtual = sys.platform != "linux" or "Docker Desktop" in str(info.get("OperatingSystem"))
+    able = capabilities.read(info)
     storage = Path(str(info.get("DockerRootDir") or "/"))
     free = None
-    if not virtual:
+    if not able.virtual:
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(storage).free
     return EngineFacts(
@@ -59,10 +47,10 @@ def read(
         version=str(version.get("Version", "")),
         api_version=str(version.get("ApiVersion", "")),
         system=str(info.get("OperatingSystem") or "an unknown system"),
-        maps_uids=maps,
-        shares_sockets=not virtual and maps is None,
-        runtimes=tuple(sorted(info.get("Runtimes") or {})),
-        missing_limits=tuple(dict.fromkeys(limit for name, limit in _LIMITS.items() if info.get(name) is False)),
+        maps_uids="rootless" if able.rootless else "userns-remap" if able.mapped else None,
+        shares_sockets=not able.virtual and not able.mapped,
+        runtimes=able.runtimes,
+        missing_limits=able.unlimited,
         warnings=tuple(str(each) for each in info.get("Warnings") or []),
         clock_ahead=_ahead(str(info.get("SystemTime") or ""), before, after),
         storage=storage,

@@ -42,18 +42,14 @@ def test_an_engine_that_can_do_all() -> None:
     assert told.free > 0
 
 
-def test_limits_that_it_cannot_enforce_are_named_once() -> None:
-    assert facts(SwapLimit=False, CpuCfsPeriod=False, CpuCfsQuota=False).missing_limits == ("swap", "cpus")
+def test_limits_that_it_cannot_enforce_or_does_not_speak_of_are_named() -> None:
+    assert facts(SwapLimit=False, CpuCfsQuota=None).missing_limits == ("swap", "processor time")
 
 
-def test_a_limit_of_which_it_does_not_speak_is_not_called_missing() -> None:
-    assert facts(SwapLimit=None).missing_limits == ()
-
-
-@pytest.mark.parametrize("option", ["rootless", "userns"])
-def test_an_engine_that_maps_uids_shares_no_sockets(option: str) -> None:
+@pytest.mark.parametrize(("option", "told_as"), [("rootless", "rootless"), ("userns", "userns-remap")])
+def test_an_engine_that_maps_uids_shares_no_sockets(option: str, told_as: str) -> None:
     told = facts(SecurityOptions=["name=seccomp,profile=builtin", f"name={option}"])
-    assert (told.maps_uids, told.shares_sockets) == (option, False)
+    assert (told.maps_uids, told.shares_sockets) == (told_as, False)
 
 
 def test_the_storage_of_a_virtual_machine_is_not_looked_for_here() -> None:

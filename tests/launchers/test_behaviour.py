@@ -269,6 +269,25 @@ async def test_what_is_written_into_a_writable_workspace_belongs_to_its_owner(
     assert owner_of(workspace / "made.txt") == owner_of(workspace)
 
 
+async def test_what_the_kernel_of_root_made_in_an_open_workspace_is_roots_in_the_end(
+    observer: Any, spec: Spec, connect: Any, workspace: Path, tidy: None
+) -> None:
+    assert os.geteuid() == 0
+    os.chown(workspace, 0, 0)
+    os.chown(workspace / "data.txt", 4321, 4321)
+    policy = {"mounts": [{"source": str(workspace), "mode": "rw"}]}
+    asked = spec("rooted", workspace=workspace, workspace_mode="rw", policy=policy)
+    with pytest.raises(LaunchError, match=r"may not be written.*never root"):
+        await observer.launcher.start(asked)
+    workspace.chmod(0o777)
+    client = await connect(await observer.launcher.start(asked))
+    await client.run("open('made.txt', 'w').write('x'); import os; os.mkdir('deep')")
+    assert owner_of(workspace / "made.txt") not in (0, 4321)
+    await observer.launcher.stop("rooted")
+    assert (owner_of(workspace / "made.txt"), owner_of(workspace / "deep")) == (0, 0)
+    assert owner_of(workspace / "data.txt") == 4321
+
+
 def swap(directory: Path) -> None:
     directory.rename(directory.with_name("moved"))
     directory.symlink_to("/etc")

@@ -26,8 +26,8 @@ import anyio
 
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs
-from bridge.execution import Execution
+from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
+from bridge.execution import Execution, Executions
 from bridge.messages import Message
 from bridge.outputs import Result
 
@@ -41,8 +41,6 @@ UNWANTED_GRACE = 0.05
 INTERRUPT_REPLY = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
-# Finished executions whose output can still be read.
-KEPT_EXECUTIONS = 10
 
 log = logging.getLogger(__name__)
 
@@ -76,17 +74,15 @@ class SessionState:
 class KernelSession:
     """The connection; made by `open_session`."""
 
-    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], first_execution: int) -> None:
+    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], executions: Executions) -> None:
         self._channels = channels
         self._explain = explain
-        self._next = first_execution
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         self._unknown = True
         self._current: Execution | None = None
-        self._executions: dict[int, Execution] = {}
-        self._by_msg_id: dict[str, Execution] = {}
         self._unwanted: set[str] = set()
+        # of those that have not ended yet
         self._finished: dict[str, asyncio.Event] = {}
         self._replies: dict[str, asyncio.Event] = {}
         self._listeners: dict[str, OnMessage] = {}
@@ -94,6 +90,8 @@ class KernelSession:
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._sends: set[asyncio.Task[Any]] = set()
+        self.executions = executions
+        """All that were sent to this kernel, also by the sessions before this one."""
         self.reason = ""
         """Once lost: one sentence, what happened to the kernel or the way to it."""
         channels.start(self._receive, self._disconnected)
@@ -122,11 +120,6 @@ class KernelSession:
         """The kernel or the connection is gone (or going); open another session."""
         return self._losing is not None
 
-    @property
-    def last_execution(self) -> int:
-        """The highest number that this session gave to an execution."""
-        return self._next - 1
-
     def state(self) -> SessionState:
         """Return what is known now, without asking the kernel."""
         if self.lost:
@@ -147,8 +140,16 @@ class KernelSession:
 
         A result whose status is `running` or `queued` goes on; `read` tells more. `on_message` sees each message of
         the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and nothing was executed then;
-        `KernelDied` where the session was over before the cell was sent. A cancelled call interrupts its cell.
+        `KernelDied` where the session was over before the cell was sent, `KernelNotResponding` where it could not be
+        sent, `UsageError` for code that no message can carry. A cancelled call interrupts its cell.
         """
+        try:
+            code.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The code holds half a surrogate pair (\\u{ord(code[error.start]):04x}), which no message can carry. "
+                "Nothing was executed; write the whole character, or an escape in a string."
+            ) from None
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         for _ in range(RESENDS):
@@ -163,34 +164,46 @@ class KernelSession:
 
         Raises `NoSuchKernel` for a number that is not kept.
         """
-        execution = self._executions.get(number)
+        execution = self.executions.get(number)
         if execution is None:
-            kept = ", ".join(map(str, self._executions)) or "none"
+            kept = ", ".join(str(each.number) for each in self.executions) or "none"
             raise NoSuchKernel(f"Execution {number} is not kept for this kernel; kept are: {kept}.")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         return self._told(execution)
 
     async def interrupt(self) -> Result:
         """Interrupt our own running cell and return its result; raises `NotOurs` where there is none to interrupt."""
         execution = self._current
-        if execution is None or execution.done or execution.replied:
-            others = "; ".join(map(str, self._foreign.values()))
-            raise NotOurs(
-                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
-                "its owner can do that."
-                if others
-                else "Nothing that was started through this bridge is running, so there is nothing to interrupt."
-            )
-        if not execution.started:
+        if execution is not None and not execution.done and not execution.started:
             self._unwanted.add(execution.msg_id)
             return self._told(execution)
+        if execution is None or not self._is_running(execution):
+            raise self._not_ours()
         await self._send_interrupt()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTERRUPT_WAIT):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         return self._told(execution)
+
+    def _is_running(self, execution: Execution) -> bool:
+        """Tell whether our cell runs: one that others are seen to run has begun after ours ended."""
+        return execution.running and not any(each.code is not None for each in self._foreign.values())
+
+    def _not_ours(self) -> NotOurs:
+        others = "; ".join(map(str, self._foreign.values()))
+        if others:
+            return NotOurs(
+                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
+                "its owner can do that."
+            )
+        if self._unknown:
+            return NotOurs(
+                "What runs began before this connection, and the kernel does not tell whose it is, so it is not "
+                "interrupted; the user can do that."
+            )
+        return NotOurs("Nothing that was started through this bridge is running, so there is nothing to interrupt.")
 
     async def interrupt_anyones(self) -> bool:
         """Interrupt whatever runs, for the person whose kernel it is; True if it ended."""
@@ -232,7 +245,8 @@ class KernelSession:
 
     async def _until_own_is_done(self) -> None:
         if self._current is not None and not self._current.done:
-            await self._or_lost(self._finished[self._current.msg_id])
+            await self._end_of(self._current)
+            self._raise_if_lost()
 
     async def _until_free(self) -> None:
         """Return when nobody else's request is known to run."""
@@ -269,38 +283,42 @@ class KernelSession:
             },
         )
         msg_id = str(message["header"]["msg_id"])
-        execution = Execution(self._next, msg_id, code)
-        self._next += 1
-        self._remember(execution)
+        execution = self._current = self.executions.begin(msg_id, code)
+        self._finished[msg_id] = asyncio.Event()
         if on_message:
             self._listeners[msg_id] = on_message
-        # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
-        with anyio.CancelScope(shield=True):
-            await self._channels.send_message("shell", message)
+        try:
+            # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
+            with anyio.CancelScope(shield=True):
+                await self._channels.send_message("shell", message)
+        except Exception:
+            self._forget(execution)  # it was never sent, so nobody must wait for it
+            raise
         return execution
 
-    def _remember(self, execution: Execution) -> None:
-        self._current = execution
-        self._executions[execution.number] = execution
-        self._by_msg_id[execution.msg_id] = execution
-        self._finished[execution.msg_id] = asyncio.Event()
-        while len(self._executions) > KEPT_EXECUTIONS:
-            oldest = self._executions.pop(next(iter(self._executions)))
-            for table in (self._by_msg_id, self._finished, self._listeners):
-                table.pop(oldest.msg_id, None)
+    def _forget(self, execution: Execution) -> None:
+        self._current = None
+        self.executions.forget(execution)
+        for table in (self._finished, self._listeners):
+            table.pop(execution.msg_id, None)
+
+    async def _end_of(self, execution: Execution) -> None:
+        finished = self._finished.get(execution.msg_id)
+        if finished is not None:
+            await finished.wait()
 
     async def _wait(self, execution: Execution, deadline: float | None) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         except TimeoutError:
             return
         except asyncio.CancelledError:
             # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
             with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
-                if execution.started and not execution.replied:
+                if self._is_running(execution):
                     await self._send_interrupt()
-                elif not execution.done:
+                elif not execution.started and not execution.done:
                     self._unwanted.add(execution.msg_id)
             raise
 
@@ -348,7 +366,7 @@ class KernelSession:
         if message.parent_session != self._channels.session:
             self._foreign_message(message)
             return
-        execution = self._by_msg_id.get(message.parent_id)
+        execution = self.executions.of(message.parent_id)
         if execution is None:
             answered = self._replies.get(message.parent_id)
             if answered is not None and message.channel != "iopub":
@@ -378,7 +396,7 @@ class KernelSession:
 
     def _take_back(self, execution: Execution) -> None:
         """Interrupt a cell that nobody waits for any more, if it is still ours that runs."""
-        if not execution.replied and not self._foreign and not self.lost:
+        if self._is_running(execution) and not self._foreign and not self.lost:
             self._in_background(self._send_interrupt())
 
     def _foreign_message(self, message: Message) -> None:
@@ -403,8 +421,9 @@ class KernelSession:
         grace = self._graces.pop(execution.msg_id, None)
         if grace is not None:
             grace.cancel()
-        if execution.msg_id in self._finished:
-            self._finished[execution.msg_id].set()
+        finished = self._finished.pop(execution.msg_id, None)
+        if finished is not None:
+            finished.set()
 
     def _in_background(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)
@@ -421,7 +440,7 @@ class KernelSession:
     async def _lose(self, sentence: str | None) -> None:
         self.reason = sentence or await self._explain()
         self._lost.set()
-        for execution in self._executions.values():
+        for execution in self.executions:
             execution.lose(self.reason)
             self._settle(execution)
         for answered in self._replies.values():
@@ -435,12 +454,13 @@ async def open_session(
     explain: Callable[[], Awaitable[str]],
     timeout: float,
     starting: bool = False,
-    first_execution: int = 1,
+    executions: Executions | None = None,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
+    `executions` are those of the session that this one takes the place of: numbers go on, and what was kept is read.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised.
     """
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, first_execution)
+    return KernelSession(channels, explain, executions or Executions())

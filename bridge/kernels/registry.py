@@ -276,7 +276,7 @@ class Kernels:
                 explain=lambda: self._what_became_of(connected),
                 timeout=timeout,
                 starting=True,
-                first_execution=connected.session.last_execution + 1,
+                executions=connected.session.executions,
             )
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None

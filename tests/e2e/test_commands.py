@@ -86,6 +86,27 @@ def test_a_reader_that_leaves_ends_the_command_and_its_cell(command: Any, host_k
     assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
 
 
+def test_what_the_terminal_cannot_show_costs_no_output(command: Any, host_kernel: Any) -> None:
+    code = "print('a \u2192 b'); print('second'); '\u2192'"
+    done = command("run", str(host_kernel.file), "-c", code, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2192 b\nsecond\n'\\u2192'\n", "")
+
+
+def test_an_output_that_cannot_be_written_fails_the_command(command: Any, host_kernel: Any) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "run", str(host_kernel.file), "-c", "print('x', flush=True); 1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SOON,
+            check=False,
+        )
+    assert done.returncode == 4
+    assert "could not be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_cell_that_outlives_the_timeout_is_a_kernel_failure_for_a_script(command: Any, host_kernel: Any) -> None:
     command("run", str(host_kernel.file), "-c", "1")
     done = command("run", str(host_kernel.file), "-c", "import time; time.sleep(3)", "--timeout", "1")

@@ -51,8 +51,8 @@ class EngineFacts:
     """What an engine says of itself, as far as it decides which sandboxes can be started there."""
 
     address: str
-    named_by: str
-    """Who chose this engine: an option, a variable, a context, a well-known place."""
+    source: str
+    """Where its address comes from: `named by …` an option, a variable or a context, or `found …`."""
     version: str
     api_version: str
     system: str

@@ -18,7 +18,7 @@ LAYERS = [
     {"channels", "launchers"},
     {"session"},
     {"kernels"},
-    {"render"},
+    {"render", "progress"},
     {"tools", "resources"},
     {"server"},
     {"ide", "clients"},

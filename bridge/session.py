@@ -35,6 +35,8 @@ from bridge.outputs import Result
 IDLE_GRACE = 1.0
 # How long an interrupted cell may take to end before the caller is told that it has not.
 INTERRUPT_WAIT = 3.0
+# An idle kernel answers in milliseconds.
+SETTLING = 0.5
 # A short cell has ended by the time its start is seen, and what runs then may be someone else's.
 UNWANTED_GRACE = 0.05
 # The kernel replies once the signal is sent, within milliseconds.
@@ -128,9 +130,9 @@ class KernelSession:
         running = (*ours, *map(str, self._foreign.values()))
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
 
-    async def settled(self, wait: float) -> SessionState:
-        """Return the state once the kernel has answered in turn; after `wait` seconds without that it is busy."""
-        await asyncio.wait({self._first_answer}, timeout=wait)
+    async def settled(self) -> SessionState:
+        """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
+        await asyncio.wait({self._first_answer}, timeout=SETTLING)
         return self.state()
 
     # -- executing
@@ -180,6 +182,7 @@ class KernelSession:
             self._unwanted.add(execution.msg_id)
             return self._told(execution)
         if execution is None or not self._is_running(execution):
+            await self.settled()
             raise self._not_ours()
         await self._send_interrupt()
         with contextlib.suppress(TimeoutError):

@@ -46,8 +46,6 @@ START_TIMEOUT = 60.0
 RESTART_TIMEOUT = 20.0
 # The sockets tell of an end some milliseconds before the engine knows of it.
 EXPLAIN_WAIT, EXPLAIN_STEP = 1.2, 0.1
-# An idle kernel answers in milliseconds.
-SETTLING = 0.5
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
 
@@ -123,7 +121,7 @@ class Kernels:
     async def settled(self, name: str) -> Status:
         """Return a connected kernel's state once it is known; a kernel that keeps silent is busy."""
         connected = self._one(name)
-        await connected.session.settled(SETTLING)
+        await connected.session.settled()
         return connected.status()
 
     async def find(self, which: str) -> Found:

@@ -26,7 +26,7 @@ import anyio
 
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
+from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
 from bridge.execution import Execution, Executions
 from bridge.messages import Message
 from bridge.outputs import Result
@@ -35,6 +35,8 @@ from bridge.outputs import Result
 IDLE_GRACE = 1.0
 # How long an interrupted cell may take to end before the caller is told that it has not.
 INTERRUPT_WAIT = 3.0
+# A look takes milliseconds, the first one with its subshell some tens of them.
+LOOK_WAIT = 5.0
 # An idle kernel answers in milliseconds.
 SETTLING = 0.5
 # A short cell has ended by the time its start is seen, and what runs then may be someone else's.
@@ -86,7 +88,9 @@ class KernelSession:
         self._unwanted: set[str] = set()
         # of those that have not ended yet
         self._finished: dict[str, asyncio.Event] = {}
-        self._replies: dict[str, asyncio.Event] = {}
+        self._replies: dict[str, asyncio.Future[Message | None]] = {}
+        self._subshell: str | None = None
+        self._looking = asyncio.Lock()
         self._listeners: dict[str, OnMessage] = {}
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
@@ -227,12 +231,62 @@ class KernelSession:
     async def close(self) -> None:
         """Leave the kernel: what runs in it goes on, nothing is sent."""
         if self._losing is None:
+            await self._leave_subshell()
             self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
         await self._losing
         for task in self._sends:
             task.cancel()
         await asyncio.gather(*self._sends, return_exceptions=True)
         await self._channels.close()
+
+    # -- looking
+
+    async def look(self, expression: str) -> str:
+        """Return the text form of an expression's value, evaluated in the user's namespace beside whatever runs.
+
+        No history, no output, no `_`. It cannot be interrupted, so it must be short and call nothing of the user's.
+        Raises `KernelBusy` where a cell runs and the kernel has no subshells (JEP 91), `KernelNotResponding` where the
+        answer does not come in time, `KernelDied`.
+        """
+        content = {
+            "code": "",
+            "silent": True,
+            "store_history": False,
+            "user_expressions": {"look": expression},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        try:
+            async with asyncio.timeout(LOOK_WAIT), self._looking:
+                subshell = await self._beside()
+                state = self.state() if subshell else await self.settled()
+                if subshell is None and state.state != "idle":
+                    raise KernelBusy(
+                        f"The kernel is busy ({'; '.join(state.running) or 'since before this connection'}) and "
+                        "has no subshells (ipykernel 7 and later), so it cannot be looked into before that has ended."
+                    )
+                reply = await self._or_lost(await self._ask("shell", "execute_request", content, subshell))
+        except TimeoutError:
+            raise KernelNotResponding(
+                f"The kernel did not let itself be looked into within {LOOK_WAIT:g} s: native code holds it up."
+            ) from None
+        answer = (reply.content.get("user_expressions") or {}).get("look") or {}
+        text = (answer.get("data") or {}).get("text/plain")
+        if answer.get("status") != "ok" or not isinstance(text, str):
+            raise KernelError(
+                f"The kernel could not be looked into: {answer.get('ename', 'no answer')}: {answer.get('evalue', '')}"
+            )
+        return text
+
+    async def _beside(self) -> str | None:
+        """Return the id of our subshell, made with the first look; None where the kernel has none."""
+        if self._subshell is None and "kernel subshells" in (
+            self._channels.kernel_info.get("supported_features") or ()
+        ):
+            reply = await self._or_lost(await self._ask("control", "create_subshell_request", {}))
+            made = reply.content.get("subshell_id")
+            self._subshell = made if isinstance(made, str) else None
+        return self._subshell
 
     # -- taking turns
 
@@ -334,16 +388,28 @@ class KernelSession:
         # that comes before the signal was sent wakes it for nothing, so this waits for the reply.
         await self._ask("shell", "kernel_info_request", {})
 
-    async def _ask(self, channel: Literal["shell", "control"], msg_type: str, content: dict[str, Any]) -> asyncio.Event:
+    async def _ask(
+        self,
+        channel: Literal["shell", "control"],
+        msg_type: str,
+        content: dict[str, Any],
+        subshell: str | None = None,
+    ) -> asyncio.Future[Message | None]:
         message = self._channels.new_message(msg_type, content)
-        answered = self._replies[str(message["header"]["msg_id"])] = asyncio.Event()
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        answered = asyncio.get_running_loop().create_future()
+        self._replies[str(message["header"]["msg_id"])] = answered
         await self._channels.send_message(channel, message)
         return answered
 
-    async def _or_lost(self, event: asyncio.Event) -> None:
-        """Wait for an event of the kernel; `_lose` sets every event, so that nobody waits for a dead kernel."""
-        await event.wait()
-        self._raise_if_lost()
+    async def _or_lost(self, answered: asyncio.Future[Message | None]) -> Message:
+        """Wait for a reply; `_lose` answers every request, so that nobody waits for a dead kernel."""
+        reply = await asyncio.shield(answered)
+        if reply is None:
+            self._raise_if_lost()
+            raise KernelDied("The kernel is gone. Nothing was executed.")
+        return reply
 
     def _raise_if_lost(self) -> None:
         if self._lost.is_set() or self._losing:
@@ -371,10 +437,10 @@ class KernelSession:
             return
         execution = self.executions.of(message.parent_id)
         if execution is None:
-            answered = self._replies.get(message.parent_id)
-            if answered is not None and message.channel != "iopub":
-                del self._replies[message.parent_id]
-                answered.set()
+            if message.channel != "iopub":
+                answered = self._replies.pop(message.parent_id, None)
+                if answered is not None:
+                    answered.set_result(message)
             return
         execution.feed(message)
         listener = self._listeners.get(message.parent_id)
@@ -434,6 +500,15 @@ class KernelSession:
         task.add_done_callback(self._sends.discard)
         return task
 
+    async def _leave_subshell(self) -> None:
+        """A subshell outlives its client, thread and all, unless it is deleted."""
+        if self._subshell is None:
+            return
+        subshell, self._subshell = self._subshell, None
+        with contextlib.suppress(TimeoutError, KernelNotResponding, KernelDied):
+            async with asyncio.timeout(INTERRUPT_REPLY):
+                await self._or_lost(await self._ask("control", "delete_subshell_request", {"subshell_id": subshell}))
+
     # -- losing
 
     def _disconnected(self) -> None:
@@ -447,7 +522,7 @@ class KernelSession:
             execution.lose(self.reason)
             self._settle(execution)
         for answered in self._replies.values():
-            answered.set()
+            answered.set_result(None)
 
 
 async def open_session(

@@ -33,6 +33,7 @@ from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
 from bridge.launchers import Launcher, Sandbox
+from bridge.looking import Variables, read_variables, variables_expression
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.session import KernelSession, OnMessage, open_session
 
@@ -211,6 +212,11 @@ class Kernels:
             await self.launcher.interrupt_kernel(connected.sandbox)
             result = await connected.session.read(result.execution, wait=2.0)
         return Outcome(connected.name, connected.take_notices(), result)
+
+    async def variables(self, name: str | None = None, *, limit: int, start: int = 0) -> Variables:
+        """Look at the variables, also while a cell runs; nothing is executed that anybody would notice."""
+        connected = await self._live(name)
+        return read_variables(await connected.session.look(variables_expression(limit=limit, start=start)))
 
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""

@@ -140,7 +140,7 @@ def interrupt(name: str, policy_file: Path | None, engine: str | None) -> None:
 
 async def _refuse_host_kernel(kernels: Kernels, name: str) -> None:
     found = await kernels.find(name)
-    if found.sandbox is None:
+    if found.file:
         raise NotOurs(f"{found.file.name} is a kernel on the host; what it writes is where it was started.")
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from bridge.policy import SandboxSpec
 
-State = Literal["running", "unreachable", "ended"]
+State = Literal["running", "unreachable", "paused", "ended"]
 Source = Literal["supervisor", "kernel", "gateway"]
 
 
@@ -121,6 +121,10 @@ class Launcher(Protocol):
 
     async def restore_connection_file(self, name: str) -> None:
         """Write a running sandbox's lost connection file again."""
+        ...
+
+    async def until_ended(self, name: str) -> None:
+        """Return when the sandbox has ended."""
         ...
 
     async def log(self, name: str) -> list[LogLine]:

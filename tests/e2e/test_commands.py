@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,18 @@ def test_without_an_engine_the_demo_says_that_nothing_is_isolated(command: Any) 
     assert done.returncode == 0, done.stderr
     assert "NOTHING IS ISOLATED" in done.stderr
     assert "still alive, x = 43" in done.stdout
+
+
+def test_an_engine_that_hangs_delays_no_command_about_host_kernels(
+    command: Any, host_kernel: Any, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "hung.sock"))
+        hung.listen()
+        before = time.monotonic()
+        done = command("ls", "--engine", f"unix://{tmp_path}/hung.sock")
+        # the request itself would be given up after thirty seconds
+        assert time.monotonic() - before < 15
+    assert done.returncode == 0, done.stderr
+    assert "did not answer" in done.stderr
+    assert "kernel-test" in done.stdout

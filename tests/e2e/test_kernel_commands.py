@@ -20,17 +20,17 @@ from bridge.launchers.docker.owner import current_owner
 SOON = 60.0
 
 
-def busy(name: str, code: str) -> subprocess.Popen[str]:
-    """Run a cell of somebody's and return once it runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "run", name, "-c", f"print('on', flush=True)\n{code}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "on\n"
-    return process
+@contextmanager
+def busy(name: str, code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a cell of somebody's, and go on once it runs; the command is ended with the block, whatever became of it."""
+    command = [sys.executable, "-m", "bridge", "run", name, "-c", f"print('on', flush=True)\n{code}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "on\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def container(name: str, role: str) -> Any:

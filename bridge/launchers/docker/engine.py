@@ -97,10 +97,14 @@ class Engine:
 
     def close(self) -> None:
         """Close the connections to the engine; the next request opens new ones."""
-        with self._making:
+        if not self._making.acquire(blocking=False):
+            return  # a request that nobody waits for any more still waits for an engine that hangs
+        try:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+        finally:
+            self._making.release()
 
     # -- looking: a cancelled one is left to its thread
 

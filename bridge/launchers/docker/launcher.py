@@ -217,6 +217,12 @@ class DockerLauncher:
         ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended")
         return checking.leftovers(ended, await self._look(volumes=True), self._environ)
 
+    async def until_ended(self, name: str) -> None:
+        """Return when the sandbox has ended: then its log does."""
+        kernel = (await self._look()).kernel(owner.checked_name(name))
+        if kernel is not None:
+            await self._engine.follow(kernel.id, stdout=True, after="", show=lambda *_: None)
+
     async def log(self, name: str) -> list[LogLine]:
         """Return what a sandbox wrote so far, also one that has ended, in the order of time."""
         sources = self._sources(name, await self._look())
@@ -265,6 +271,11 @@ class DockerLauncher:
 
     def _running(self, name: str, there: Inventory) -> Container:
         kernel = there.kernel(owner.checked_name(name))
+        if kernel is not None and kernel.state == "paused":
+            raise LaunchError(
+                f"Sandbox {name} is paused, so nothing can be done in it. Wake it: "
+                f"docker unpause {owner.stem(name, self.owner)}"
+            )
         if kernel is None or kernel.state != "running":
             raise _none(name)
         return kernel
@@ -290,7 +301,7 @@ class DockerLauncher:
 
 def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:
     if (inspected.get("State") or {}).get("Paused"):
-        return "unreachable"
+        return "paused"
     gateway = there.gateway(kernel)
     lost = kernel.labels.get(owner.NETWORK) == "isolated" and (gateway is None or gateway.state != "running")
     return "unreachable" if lost else "running"

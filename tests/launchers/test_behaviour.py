@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import pytest
 from bridge.connection import load
 from bridge.errors import ImageNotFound, LaunchError, NameTaken, NoSuchKernel, PolicyRefused, UsageError
 from bridge.launchers import LogLine
+from bridge.launchers.docker import DockerLauncher
 from bridge.policy import SandboxSpec
 
 pytestmark = pytest.mark.anyio
@@ -293,6 +295,20 @@ def swap(directory: Path) -> None:
     directory.symlink_to("/etc")
 
 
+async def test_a_workspace_that_holds_the_engines_socket_never_gets_in(
+    observer: Any, spec: Spec, tmp_path: Path, tidy: None
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    # an engine that only the person's command line names; the policy cannot know of it
+    (project / "engine.sock").symlink_to("/var/run/docker.sock")
+    policy = {"mounts": [{"source": str(tmp_path), "mode": "ro"}]}
+    launcher = DockerLauncher(f"unix://{project}/engine.sock")
+    with pytest.raises(PolicyRefused, match="container engine's socket"):
+        await launcher.start(spec("reaching", workspace=project, policy=policy))
+    launcher.close()
+
+
 async def test_a_workspace_that_is_swapped_after_the_check_never_gets_in(
     observer: Any, spec: Spec, workspace: Path, tidy: None
 ) -> None:
@@ -466,4 +482,10 @@ async def test_a_lost_connection_file_is_not_made_of_what_code_inside_has_put_in
     await client.run("import os; os.unlink('/run/kernel/connection.json'); os.mkfifo('/run/kernel/connection.json')")
     with pytest.raises(LaunchError, match="could not be read back"):
         await observer.launcher.restore_connection_file("forged")
+    await client.run("os.unlink('/run/kernel/connection.json'); os.symlink('/dev/zero', '/run/kernel/connection.json')")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LaunchError, match="could not be read back"):
+        await observer.launcher.restore_connection_file("forged")
+    # KiB; without a bound it was two gigabytes
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert not sandbox.connection_file.exists()

@@ -47,8 +47,7 @@ class DockerLauncher:
 
     def __init__(self, host_address: str | None = None, *, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._endpoint = partial(host.find, host_address, self._environ)
-        self._engine = Engine(self._endpoint)
+        self._engine = Engine(partial(host.find, host_address, self._environ))
 
     def close(self) -> None:
         """Close the connections to the engine; sandboxes go on."""
@@ -158,9 +157,9 @@ class DockerLauncher:
         """
         there = await self._look()
         kernel = self._running(name, there)
-        # bounded: code inside may have put there what cannot be read to its end
+        # bounded in time and size: code inside may have put there what cannot be read to its end
         inside = await self._engine.execute(
-            kernel.id, ["/usr/bin/timeout", "3", "/bin/cat", f"{PRIVATE}/connection.json"]
+            kernel.id, ["/usr/bin/timeout", "3", "/usr/bin/head", "-c", "4096", f"{PRIVATE}/connection.json"]
         )
         try:
             key = str(json.loads(inside)["key"])
@@ -206,7 +205,7 @@ class DockerLauncher:
 
     async def check(self) -> EngineFacts:
         """Ask the engine what it is and what it can do; raises `EngineUnavailable`."""
-        return await checking.facts(self._engine, self._endpoint())
+        return await checking.facts(self._engine, self._engine.endpoint())
 
     async def check_image(self, reference: str) -> str:
         """Return the id of the image that would be started; raises `ImageNotFound` or another `LaunchError`."""

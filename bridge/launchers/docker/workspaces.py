@@ -9,9 +9,10 @@ import contextlib
 import os
 from pathlib import Path
 
-from bridge.errors import LaunchError
+from bridge.errors import LaunchError, PolicyRefused
 from bridge.launchers.docker.places import User
 from bridge.policy import Workspace
+from bridge.policy.places import related
 
 
 def owner_of(workspace: Workspace) -> User:
@@ -25,6 +26,19 @@ def owner_of(workspace: Workspace) -> User:
             f"The workspace {workspace.path} was replaced while it was being checked; nothing was started."
         )
     return User(about.st_uid, about.st_gid)
+
+
+def refuse_sockets(workspace: Workspace, engine: Path, kernels: Path) -> None:
+    """Raise `PolicyRefused` where the engine's socket, or the directory of kernels' sockets, would be seen inside.
+
+    The policy knows the usual places of both; which engine was chosen, and by whom, only the launcher does.
+    """
+    for place, what in ((engine, "the container engine's socket"), (kernels, "the sockets of other kernels")):
+        if related(workspace.path, place):
+            raise PolicyRefused(
+                f"The workspace {workspace.path} is, holds or lies in {place}, {what}, and who has that has more than "
+                "a sandbox may have. Nothing was started. Ask for a directory without it."
+            )
 
 
 def check_access(workspace: Workspace, user: User | None, caller: User) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from bridge.errors import LaunchError
+from bridge.errors import LaunchError, PolicyRefused
 from bridge.launchers.docker import workspaces
 from bridge.launchers.docker.places import User
 from bridge.policy import Workspace
@@ -104,3 +104,20 @@ def test_the_files_of_the_workspaces_own_owner_stay_theirs(tmp_path: Path) -> No
     workspaces.give_back(tmp_path, 4321, CALLER)
     assert (tmp_path / "file").stat().st_uid == 4321
     workspaces.give_back(tmp_path / "gone", 4321, CALLER)
+
+
+def test_a_workspace_in_which_the_engine_or_other_kernels_could_be_reached_is_refused(tmp_path: Path) -> None:
+    project, engine, kernels = tmp_path / "project", tmp_path / "project" / "run" / "docker.sock", tmp_path / "sockets"
+    for directory in (project / "run", kernels / "0a1b2c3d", tmp_path / "other"):
+        directory.mkdir(parents=True)
+    with pytest.raises(PolicyRefused, match="container engine's socket"):
+        workspaces.refuse_sockets(workspace_of(project), engine, kernels)
+    with pytest.raises(PolicyRefused, match="container engine's socket"):
+        workspaces.refuse_sockets(workspace_of(project / "run"), engine, kernels)
+    link = tmp_path / "link.sock"
+    link.symlink_to(engine)
+    with pytest.raises(PolicyRefused, match="container engine's socket"):
+        workspaces.refuse_sockets(workspace_of(project), link, kernels)
+    with pytest.raises(PolicyRefused, match="sockets of other kernels"):
+        workspaces.refuse_sockets(workspace_of(kernels / "0a1b2c3d"), engine, kernels)
+    workspaces.refuse_sockets(workspace_of(tmp_path / "other"), engine, kernels)

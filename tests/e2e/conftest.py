@@ -56,12 +56,12 @@ SOON = 60.0
 def command() -> Command:
     """Run a command line as a person or a script would."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = SOON, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bridge", *arguments],
             capture_output=True,
             text=True,
-            timeout=SOON,
+            timeout=timeout,
             check=False,
             env=os.environ | environment,
         )

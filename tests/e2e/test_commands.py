@@ -170,7 +170,7 @@ def test_a_policy_is_checked_with_all_its_problems_at_once(command: Any, tmp_pat
     "name",
     [
         *("", "serve", "up", "stop", "restart", "interrupt", "ls", "status", "logs", "run", "gc", "demo"),
-        *("image", "image build", "policy", "policy check", "policy show", "policy explain"),
+        *("image", "image build", "image ls", "policy", "policy check", "policy show", "policy explain"),
         *("doctor", "client", "client add", "client print", "completion"),
     ],
 )

@@ -103,7 +103,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"docker": DockerObserver}
 @pytest.fixture(scope="session")
 def image() -> str:
     # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return building.build(say=print)
+    return building.build(how=building.How(print))
 
 
 @pytest.fixture(scope="session", params=OBSERVERS)

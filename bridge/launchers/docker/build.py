@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import EngineUnavailable, LaunchError, UsageError
+from bridge.launchers.docker import host, requirements
+from bridge.policy import images
 
-TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13"}
-"""The images that can be built: the folder's name and the tag it gets."""
+PYTHON = "kernel-bridge/python:3.13"
+TAGS: Mapping[str, str] = {"python": PYTHON, "scipy": "kernel-bridge/scipy:3.13"}
+"""The images that can be built: the folder's name and the tag it gets. All others are built on the first."""
 
 DEBIAN_SUITE = "trixie"
 DEBIAN_BASE = f"kernel-bridge/base:{DEBIAN_SUITE}"
@@ -50,26 +54,30 @@ def images_directory() -> Path:
     )
 
 
-def build(
-    name: str = "python",
-    *,
-    base: str | None = None,
-    ca_bundle: Path | None = None,
-    pip_config: Path | None = None,
-    say: Say,
-    docker_host: str | None = None,
-) -> str:
+@dataclass(frozen=True)
+class How:
+    """How the images are built on this machine; what a person may say about it."""
+
+    say: Say
+    """Called with every line of progress."""
+    ca_bundle: Path | None = None
+    """Certificates that the package index is checked against, where a proxy inspects TLS. Default: the one that this
+    process's own environment names (`SSL_CERT_FILE` and the like)."""
+    pip_config: Path | None = None
+    """pip's configuration for the build, for example with a mirror's address."""
+    docker_host: str | None = None
+    """The engine's address. Default: the one that sandboxes are started in."""
+
+
+def build(name: str = "python", how: How | None = None, *, base: str | None = None) -> str:
     """Build an image and return its tag. Takes a minute or two the first time, seconds after that.
 
     Args:
         name: the folder in `images/`.
-        base: the image to start from. Default: the public Python image that the Dockerfile names; where no registry
-            gives it, one made of Debian's packages (root and debootstrap needed).
-        ca_bundle: certificates that the package index is checked against, where a proxy inspects TLS. Default: the
-            one that this process's own environment names (`SSL_CERT_FILE` and the like).
-        pip_config: pip's configuration for the build, for example with a mirror's address.
-        say: called with every line of progress.
-        docker_host: the engine's address. Default: as the docker command finds it.
+        how: see `How`.
+        base: the image to start from. Default: for `python` the public Python image that the Dockerfile names, or where
+            no registry gives it one made of Debian's packages (root and debootstrap needed); for others `python`, which
+            is built first where it is missing.
 
     Raises:
         UsageError: there is no such image.
@@ -79,31 +87,75 @@ def build(
     """
     if name not in TAGS:
         raise UsageError(f"There is no image {name!r}; there is: {', '.join(TAGS)}.")
-    host = docker_host or os.environ.get("KERNEL_BRIDGE_DOCKER_HOST")
-    environ = {**os.environ, "DOCKER_BUILDKIT": "1"} | ({"DOCKER_HOST": host} if host else {})
-    secrets = {"ca_bundle": ca_bundle or _ca_bundle(os.environ), "pip_conf": pip_config}
-    arguments = [part for key, path in secrets.items() if path for part in ("--secret", secret(key, path))]
-    folder = images_directory()
-    docker = _Docker(_builder(environ), environ, say)
+    how = how or How(say=lambda _: None)
+    folder = images_directory() / name
+    secrets, docker = _secrets(how), _docker(how)
+    if name == "python":
+        public = default_base((folder / "Dockerfile").read_text(encoding="utf-8"))
+        base = base or _base(docker, public, images_directory())
+    else:
+        base = base or _ours(docker, how)
+    return _build(docker, folder, TAGS[name], base, secrets)
+
+
+def build_packages(file: Path, how: How, *, extras: Sequence[str] = (), tag: str | None = None) -> str:
+    """Build an image with the packages that a requirements.txt or a pyproject.toml names, and return its tag.
+
+    They are installed into the kernel's own environment, within the versions that the kernel itself runs on. `tag` is
+    by default one of the repository that the built-in policy allows, with the project's or the directory's name.
+    Raises as `build`, and `UsageError` where the file cannot be used.
+    """
+    listed = requirements.read(file, extras)
+    tag = tag or f"{PYTHON}-{requirements.name_of(file)}"
+    try:
+        images.parse(tag)
+    except ValueError as error:
+        raise UsageError(f"--tag: {error}. Nothing was built.") from None
+    secrets, docker = _secrets(how), _docker(how)
+    base = _ours(docker, how)
+    sources = images_directory()
+    with tempfile.TemporaryDirectory(prefix="kernel-bridge-image-") as made:
+        folder = Path(made)
+        shutil.copy(sources / "packages" / "Dockerfile", folder)
+        (folder / "requirements.txt").write_text(listed, encoding="utf-8")
+        lock = (sources / "python" / "requirements.lock").read_text(encoding="utf-8")
+        (folder / "constraints.txt").write_text(requirements.constraints(lock), encoding="utf-8")
+        return _build(docker, folder, tag, base, secrets)
+
+
+def _secrets(how: How) -> list[str]:
+    """Return the `--secret` arguments; what cannot be given is told before anything is built."""
+    bundle = how.ca_bundle or _ca_bundle(os.environ)
+    if bundle:
+        how.say(f"with the certificates in {bundle}, as a secret of the build: they do not stay in the image")
+    found = {"ca_bundle": bundle, "pip_conf": how.pip_config}
+    return [part for key, path in found.items() if path for part in ("--secret", secret(key, path))]
+
+
+def _docker(how: How) -> _Docker:
+    """Return the docker command, pointed at the engine that sandboxes are started in, once that answers."""
+    environ = {**os.environ, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": host.find(how.docker_host).url}
+    docker = _Docker(_builder(environ), environ, how.say)
     docker.check_engine()
-    chosen = base or _base(docker, default_base((folder / name / "Dockerfile").read_text(encoding="utf-8")), folder)
-    if secrets["ca_bundle"]:
-        say(f"with the certificates in {secrets['ca_bundle']}, as a secret of the build: they do not stay in the image")
-    say(f"building {TAGS[name]} from {chosen}")
+    return docker
+
+
+def _ours(docker: _Docker, how: How) -> str:
+    if not docker.has_image(PYTHON):
+        docker.say(f"{PYTHON} is not there yet, and this is built on it: building that first")
+        build("python", how)
+    return PYTHON
+
+
+def _build(docker: _Docker, folder: Path, tag: str, base: str, secrets: Sequence[str]) -> str:
+    docker.say(f"building {tag} from {base}")
     done = docker.stream(
-        [
-            "build",
-            "--progress=plain",
-            f"--tag={TAGS[name]}",
-            f"--build-arg=BASE={chosen}",
-            *arguments,
-            str(folder / name),
-        ],
+        ["build", "--progress=plain", f"--tag={tag}", f"--build-arg=BASE={base}", *secrets, str(folder)],
         seconds=BUILD_SECONDS,
     )
     if not done.ok:
-        raise LaunchError(f"The image {TAGS[name]} was not built; what was there before is unchanged. {done.reason}")
-    return TAGS[name]
+        raise LaunchError(f"The image {tag} was not built; what was there before is unchanged. {done.reason}")
+    return tag
 
 
 def secret(key: str, path: Path) -> str:

@@ -129,6 +129,11 @@ class Engine:
 
         return await self._look("look for the image", inspect)
 
+    async def images(self, label: str) -> list[dict[str, Any]]:
+        """Return the images that carry a label (`name=value`)."""
+        filters = {"label": label}
+        return await self._look("list the images", lambda client: client.images(filters=filters))
+
     async def containers(self, *labels: str) -> list[dict[str, Any]]:
         """Return the containers, running or not, that carry all the labels (`name` or `name=value`)."""
         filters = {"label": list(labels)}

@@ -216,6 +216,10 @@ class DockerLauncher:
         ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended")
         return checking.leftovers(ended, await self._look(volumes=True), self._environ)
 
+    async def images(self) -> list[image.Built]:
+        """Return the images in the engine that sandboxes can be started from, each tag by itself."""
+        return image.built(await self._engine.images(f"{owner.IMAGE}=1"))
+
     async def until_ended(self, name: str) -> None:
         """Return when the sandbox has ended: then its log does."""
         kernel = (await self._look()).kernel(owner.checked_name(name))

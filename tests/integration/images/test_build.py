@@ -43,7 +43,8 @@ def docker_stub(stubs: Stubs, tmp_path: Path) -> Callable[..., Path]:
 
 def build(**options: object) -> tuple[str, list[str]]:
     said: list[str] = []
-    return building.build(say=said.append, **options), said  # type: ignore[arg-type]
+    chosen = {key: options.pop(key) for key in ("name", "base") if key in options}
+    return building.build(how=building.How(said.append, **options), **chosen), said  # type: ignore[arg-type]
 
 
 def test_an_image_is_built_from_the_public_base_that_the_engine_has(docker_stub: Callable[..., Path]) -> None:

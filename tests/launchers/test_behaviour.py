@@ -141,6 +141,49 @@ print("alive")
     assert await client.run("print(1)") == "1"
 
 
+REACH_PID_ONE = """
+import ctypes, os, resource
+libc = ctypes.CDLL(None, use_errno=True)
+
+def refused(name, *arguments):
+    if getattr(libc, name)(*arguments) != -1:
+        return f"{name} was allowed"
+    return os.strerror(ctypes.get_errno())
+
+few = (ctypes.c_ulong * 2)(1, 1)
+for tried in (
+    lambda: refused("prlimit", 1, resource.RLIMIT_CPU, few, None),
+    lambda: refused("setpriority", os.PRIO_PROCESS, 1, 19),
+    lambda: refused("setpriority", os.PRIO_PGRP, 1, 19),
+    lambda: refused("setpriority", os.PRIO_USER, os.getuid(), 19),
+    lambda: refused("sched_setaffinity", 1, 128, (ctypes.c_ulong * 16)(1)),
+    lambda: refused("sched_setscheduler", 1, 5, ctypes.byref(ctypes.c_int(0))),
+    lambda: refused("syscall", 0x40000000 + 302, 1, 0, few, None) if os.uname().machine == "x86_64" else "x32",
+):
+    print(tried())
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.prlimit(os.getpid(), resource.RLIMIT_CORE, (0, 0))
+os.nice(0); os.setpriority(os.PRIO_PROCESS, 0, 1); os.sched_setaffinity(0, os.sched_getaffinity(0))
+print(open("/proc/self/status").read().partition("Seccomp_filters:")[2].split()[0])
+"""
+
+
+async def test_the_first_process_cannot_be_crippled_from_inside(shared: Any) -> None:
+    _, client = shared
+    *tried, filters = (await client.run(REACH_PID_ONE)).splitlines()
+    refused = "Operation not permitted"
+    assert tried[:6] == [refused] * 6
+    assert tried[6] in ("Function not implemented", "x32")
+    # the engine's own, and ours on top of it
+    assert int(filters) >= 2
+    # what is started from a cell is behind it too
+    child = "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import resource; "
+    child += "resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'], stderr=subprocess.PIPE).returncode)"
+    assert await client.run(child) == "1"
+    pool = "from multiprocessing import get_context\nwith get_context('fork').Pool(2) as p: print(p.map(abs, [-1, -2]))"
+    assert await client.run(pool) == "[1, 2]"
+
+
 # -- names, limits, missing things
 
 

@@ -81,6 +81,7 @@ def test_packages_that_the_kernels_own_versions_do_not_allow_are_refused_in_pips
         (["python", "--requirements", "{file}"], "either NAME or --requirements"),
         (["--tag", "x"], "go with --requirements"),
         (["--requirements", "{file}", "--tag", "Not A Tag"], "--tag"),
+        (["--requirements", "{file}", "--tag", "index.docker.io/kernel-bridge/python:3.13"], "others are built on"),
         (["--requirements", "/nonexistent/requirements.txt"], "does not exist"),
     ],
 )
@@ -132,6 +133,20 @@ def test_the_two_lines_of_the_documentation_make_an_image_that_a_sandbox_runs(
     build_by_hand(tag, f"{first}\n{install}\n", tmp_path)
     done = packages_of(command, tag, "two", "import two_lines, os; print(two_lines.answer, os.getuid() > 0)")
     assert done.stdout == "42 True\n"
+
+
+def test_two_lines_cannot_change_what_the_kernel_runs_on_without_a_word(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        # no index is needed to see that it is not allowed
+        build_by_hand(
+            "kernel-bridge/python:3.13-test-two-lines",
+            "FROM kernel-bridge/python:3.13\nRUN pip install --no-index 'ipykernel<7'\n",
+            tmp_path,
+        )
+    assert "ipykernel" in failed.value.stderr.decode()
+    assert "constraint" in failed.value.stderr.decode()
 
 
 def test_an_image_without_our_supervisor_is_refused_with_the_dockerfile_to_write(

@@ -107,10 +107,7 @@ def build_packages(file: Path, how: How, *, extras: Sequence[str] = (), tag: str
     """
     listed = requirements.read(file, extras)
     tag = tag or f"{PYTHON}-{requirements.name_of(file)}"
-    try:
-        images.parse(tag)
-    except ValueError as error:
-        raise UsageError(f"--tag: {error}. Nothing was built.") from None
+    _check_tag(tag)
     secrets, docker = _secrets(how), _docker(how)
     base = _ours(docker, how)
     sources = images_directory()
@@ -118,9 +115,21 @@ def build_packages(file: Path, how: How, *, extras: Sequence[str] = (), tag: str
         folder = Path(made)
         shutil.copy(sources / "packages" / "Dockerfile", folder)
         (folder / "requirements.txt").write_text(listed, encoding="utf-8")
-        lock = (sources / "python" / "requirements.lock").read_text(encoding="utf-8")
-        (folder / "constraints.txt").write_text(requirements.constraints(lock), encoding="utf-8")
+        for each in folder.iterdir():
+            each.chmod(0o644)  # the build reads it as another user, whatever this one's umask
         return _build(docker, folder, tag, base, secrets)
+
+
+def _check_tag(tag: str) -> None:
+    """Raise `UsageError` for what is no tag, or is the name of an image that others are built on."""
+    try:
+        asked = images.parse(tag)
+    except ValueError as error:
+        raise UsageError(f"--tag: {error}. Nothing was built.") from None
+    if asked in {images.parse(each) for each in (*TAGS.values(), DEBIAN_BASE)}:
+        raise UsageError(
+            f"--tag {tag} is the name of an image that others are built on. Nothing was built; give another."
+        )
 
 
 def _secrets(how: How) -> list[str]:

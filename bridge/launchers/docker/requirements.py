@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import UsageError
 
@@ -65,16 +66,12 @@ def name_of(file: Path) -> str:
     return _NOT_IN_TAG.sub("-", name.lower()).strip("-.")[:60] or "packages"
 
 
-def constraints(lock: str) -> str:
-    """Return a lock's versions without its hashes, which would be asked of every other package too."""
-    return "".join(f"{line.split()[0]}\n" for line in lock.splitlines() if re.match(r"[a-zA-Z0-9]", line))
-
-
 def _from_project(file: Path, text: str, extras: Sequence[str]) -> list[str]:
     try:
-        project = tomllib.loads(text).get("project")
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _wrong(file, f"is not valid TOML ({error})") from None
+    project = content.get("project")
     if not isinstance(project, dict):
         raise _wrong(file, "has no [project] table, so it names no packages")
     if "dependencies" in (project.get("dynamic") or ()):
@@ -88,7 +85,25 @@ def _from_project(file: Path, text: str, extras: Sequence[str]) -> list[str]:
     lines = [each for group in wanted for each in (group if isinstance(group, list) else [group])]
     if not all(isinstance(each, str) for each in lines):
         raise _wrong(file, "has dependencies that are not a list of text")
+    elsewhere = sorted({_plain(each) for each in lines} & {_plain(each) for each in _sources(content)})
+    if elsewhere:
+        # by its name alone the build would get whatever the public index calls so
+        raise _wrong(
+            file, f"has {', '.join(elsewhere)} in [tool.uv.sources], which only uv follows; give a requirements.txt"
+        )
     return lines
+
+
+def _sources(content: dict[str, Any]) -> Sequence[str]:
+    tool = content.get("tool")
+    uv = tool.get("uv") if isinstance(tool, dict) else None
+    sources = uv.get("sources") if isinstance(uv, dict) else None
+    return list(sources) if isinstance(sources, dict) else ()
+
+
+def _plain(requirement: str) -> str:
+    """Return a package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
 def _words(line: str) -> str:

@@ -74,6 +74,10 @@ def test_what_the_build_could_not_follow_is_refused_with_its_line(folder: Path, 
         ("[project]\nname = 'x'\n", "names no package"),
         ("[project]\nname = 'x'\ndynamic = ['dependencies']\n", "dynamic dependencies"),
         ("[project]\nname = 'x'\ndependencies = [1]\n", "not a list of text"),
+        (
+            "[project]\nname = 'x'\ndependencies = ['Our_Own>=1']\n[tool.uv.sources]\nour-own = {path = '../own'}\n",
+            "our-own in .tool.uv.sources.",
+        ),
     ],
 )
 def test_a_project_that_names_no_packages_is_told_why(folder: Path, text: str, sentence: str) -> None:
@@ -91,9 +95,3 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
         requirements.read(folder / "odd.txt")
     with pytest.raises(UsageError, match="--extra is for a pyproject"):
         requirements.read(written(folder, "numpy\n"), ["x"])
-
-
-def test_constraints_are_the_locks_versions_without_its_hashes() -> None:
-    hashes = " \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n"
-    lock = f"numpy==2.0{hashes}zmq==1 ; python_version > '3'{hashes}"
-    assert requirements.constraints(lock) == "numpy==2.0\nzmq==1\n"

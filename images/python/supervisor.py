@@ -2,9 +2,9 @@
 
 The one rule: nothing inside the container can end it, read it or give it orders. It obeys signals only where the
 kernel of the operating system says that they come from outside the container's process namespace; it is not dumpable
-(a process of the same uid could otherwise open `/proc/1/mem`); the kernel starts behind a filter that keeps it from
-changing PID 1's limits and scheduling (`seal.py`); and it reads its standard input once, before any foreign code runs.
-It uses the standard library only, and no threads: all signals are blocked and waited for.
+(a process of the same uid could otherwise open `/proc/1/mem`); it sets a filter, which all that it starts inherits,
+against what would change or signal it all the same (`seal.py`); and it reads its standard input once, before any
+foreign code runs. It uses the standard library only, and no threads: all signals are blocked and waited for.
 
 `../README.md` has the contract: the line on standard input, the JSON lines on standard output, the signals.
 """
@@ -27,9 +27,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-PYTHON = "/opt/kernel/bin/python"
-SEALED = (PYTHON, "-I", "-S", "/opt/kernel-bridge/seal.py")
-KERNEL = (*SEALED, PYTHON, "-m", "ipykernel_launcher", "-f")
+sys.path.insert(0, str(Path(__file__).parent))  # -I leaves this file's directory out
+
+import seal  # type: ignore[import-not-found]
+
+KERNEL = ("/opt/kernel/bin/python", "-m", "ipykernel_launcher", "-f")
 CONNECTION_FILE = Path("/run/kernel/connection.json")
 LIFE = Path("/run/kernel-bridge/life")
 
@@ -59,12 +61,6 @@ class Orders:
 
     connection: Mapping[str, Any]
     environment: Mapping[str, str]
-
-    def sockets(self) -> list[Path]:
-        """The kernel's socket files; none where it listens on TCP."""
-        if self.connection["transport"] != "ipc":
-            return []
-        return [Path(f"{self.connection['ip']}-{self.connection[channel]}") for channel in CHANNELS]
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,8 @@ def from_outside(info: signal.struct_siginfo) -> bool:
     """Whether a signal was sent from outside the container.
 
     The operating system gives a sender that the receiver's process namespace does not hold the number 0, and lets no
-    process forge a code of `SI_USER` or above (rt_sigqueueinfo(2)).
+    process forge a code of `SI_USER` or above (rt_sigqueueinfo(2)). What has lost its sender for want of room looks the
+    same; that nobody inside can send such a one is the filter's work (`seal.py`).
     """
     return info.si_code == SI_USER and info.si_pid == 0
 
@@ -204,6 +201,14 @@ def become_unreadable() -> None:
         fail("the engine's system does not let the supervisor make itself unreadable (prctl PR_SET_DUMPABLE)")
 
 
+def become_untouchable() -> None:
+    """Close to all that will run here what would change this process: limits, scheduling, signals."""
+    try:
+        seal.set_filter()
+    except seal.NotSealedError as error:
+        fail(f"the supervisor cannot be protected from what runs beside it, so nothing does: {error}")
+
+
 def receive() -> bytes:
     """Read the one line; raises `BadOrdersError`, or `SystemExit` when told to end meanwhile."""
     deadline = time.monotonic() + STDIN_SECONDS
@@ -235,10 +240,21 @@ def listen_for_life() -> socket.socket:
     return life
 
 
+def empty(directory: Path, *, keep: Path | None = None) -> None:
+    """Remove what code in the container left there: it would have the place or the room of what the kernel needs."""
+    directory.chmod(0o700)
+    for entry in directory.iterdir():
+        if entry == keep:
+            continue
+        if stat.S_ISDIR(entry.lstat().st_mode):
+            empty(entry)  # as deep as the few inodes of the place let it be
+            entry.rmdir()
+        else:
+            entry.unlink()
+
+
 def write_connection(connection: Mapping[str, Any]) -> None:
     """Write the connection file anew: an ipykernel removes it when it ends, and code in it may have changed it."""
-    with contextlib.suppress(FileNotFoundError):
-        CONNECTION_FILE.unlink()
     file = os.open(CONNECTION_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(file, "w", encoding="utf-8") as out:
         json.dump(dict(connection), out)
@@ -279,9 +295,8 @@ class Supervisor:
         with contextlib.suppress(OSError):
             (site / "site-packages").mkdir(parents=True, exist_ok=True)
         try:
-            for path in self._orders.sockets():
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+            empty(CONNECTION_FILE.parent)
+            empty(LIFE.parent, keep=LIFE)
             write_connection(self._orders.connection)
             self._pid = os.posix_spawn(
                 KERNEL[0],
@@ -320,7 +335,8 @@ class Supervisor:
         status = None
         try:
             while (child := os.waitpid(-1, os.WNOHANG))[0]:
-                if child[0] == self._pid:
+                # stopped only: it has made us its tracer (PTRACE_TRACEME), and only its end is our business
+                if child[0] == self._pid and not os.WIFSTOPPED(child[1]):
                     status = child[1]
         except ChildProcessError:
             return status, False
@@ -362,6 +378,7 @@ def main() -> NoReturn:
             "the supervisor is not the first process of its container, so it cannot tell its own processes from others"
         )
     become_unreadable()
+    become_untouchable()
     os.umask(0o077)
     try:
         orders = read_orders(receive())

@@ -134,7 +134,11 @@ for name in ("environ", "mem", "maps"):
         continue
     print("read", name)
 for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSTOP):
-    os.kill(1, number)
+    try:
+        os.kill(1, number)
+    except PermissionError:
+        continue
+    print("sent", number)
 print("alive")
 """
     assert await client.run(code) == "alive"

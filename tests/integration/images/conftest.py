@@ -257,6 +257,11 @@ def supervisor() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def seal() -> ModuleType:
+    return _load("seal")
+
+
+@pytest.fixture(scope="session")
 def gateway() -> ModuleType:
     return _load("gateway")
 

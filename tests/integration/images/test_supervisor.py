@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import platform
 import textwrap
 from datetime import UTC, datetime
 from typing import Any
@@ -67,9 +69,18 @@ def test_running_out_of_memory_is_told_as_that_with_the_limit(lab: Lab) -> None:
 
 def test_signals_from_inside_do_nothing_and_a_hang_up_from_outside_restarts_the_kernel(lab: Lab) -> None:
     kernel = lab.kernel()
-    kernel.run(
-        "import os, signal\nfor number in sorted(signal.valid_signals()):\n    os.kill(1, number)\nmine = os.getpid()"
-    )
+    tried = """
+import os, signal
+mine, passed = os.getpid(), []
+for number in sorted(signal.valid_signals()):
+    try:
+        os.kill(1, number)
+        passed.append(number)
+    except PermissionError:
+        pass
+print(passed)
+"""
+    assert kernel.run(tried) == "[]\n"
     assert kernel.run("print(os.getppid(), os.getpid() == mine)") == "1 True\n"
     kernel.container.kill("HUP")
     events = [kernel.events.next() for _ in range(3)]
@@ -107,6 +118,194 @@ def test_the_terminate_signal_from_outside_ends_the_container_and_its_gateway_wi
     assert kernel.container.wait(timeout=30)["StatusCode"] == 0
     assert kernel.gateway.wait(timeout=30)["StatusCode"] == 0
     assert [event["event"] for event in kernel.gateway_events.rest()] == ["listening", "ready", "ended"]
+
+
+SYSCALLS = """
+import ctypes, os, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(call, *arguments):
+    "What the operating system says to a call by its number, or to one of Python's own."
+    try:
+        if callable(call):
+            call(*arguments)
+        elif libc.syscall(ctypes.c_long(call), *map(ctypes.c_long, arguments)) < 0:
+            raise OSError(ctypes.get_errno(), "")
+    except OSError as error:
+        return type(error).__name__ if error.errno == 1 else error.errno
+    return "done"
+"""
+
+
+def test_the_first_process_cannot_be_slowed_down_limited_or_signalled_from_inside(shared_kernel: Kernel) -> None:
+    number = {
+        "x86_64": {
+            "ioprio_set": 251,
+            "setpriority": 141,
+            "tkill": 200,
+            "tgkill": 234,
+            "sigqueue": 129,
+            "tgsigqueue": 297,
+        },
+        "aarch64": {
+            "ioprio_set": 30,
+            "setpriority": 140,
+            "tkill": 130,
+            "tgkill": 131,
+            "sigqueue": 138,
+            "tgsigqueue": 240,
+        },
+    }[platform.machine()]
+    tried = f"""
+info = ctypes.create_string_buffer(128)
+ctypes.memmove(info, (ctypes.c_int * 3)(signal.SIGTERM, 0, -1), 12)
+info = ctypes.addressof(info)
+print(*(attempt(*each) for each in (
+    (resource.prlimit, 1, resource.RLIMIT_CPU, (1, 1)),
+    (resource.prlimit, 1, resource.RLIMIT_AS, (1 << 20, 1 << 20)),
+    (os.sched_setaffinity, 1, os.sched_getaffinity(0)),
+    (os.sched_setscheduler, 1, os.SCHED_IDLE, os.sched_param(0)),
+    (os.sched_setparam, 1, os.sched_param(0)),
+    (os.setpriority, os.PRIO_PROCESS, 1, 19),
+    (os.setpriority, os.PRIO_PGRP, 1, 19),
+    (os.setpriority, os.PRIO_USER, 0, 19),
+    ({number["ioprio_set"]}, 1, 1, 3 << 13),
+    ({number["ioprio_set"]}, 2, 1, 3 << 13),
+    ({number["ioprio_set"]}, 3, os.getuid(), 3 << 13),
+    (os.kill, 1, signal.SIGHUP),
+    ({number["tkill"]}, 1, signal.SIGTERM),
+    ({number["tgkill"]}, 1, 1, signal.SIGTERM),
+    ({number["sigqueue"]}, 1, signal.SIGTERM, info),
+    ({number["tgsigqueue"]}, 1, 1, signal.SIGTERM, info),
+    (signal.pidfd_send_signal, os.pidfd_open(1), signal.SIGHUP),
+)))
+import fcntl
+print(attempt(fcntl.fcntl, 0, 10, signal.SIGHUP))
+"""
+    first, second = shared_kernel.run(SYSCALLS + tried).splitlines()
+    assert first.split() == ["PermissionError"] * 16 + [str(errno.ENOSYS)]
+    assert second == "PermissionError"
+
+
+def test_nothing_that_needs_the_right_to_trace_a_process_works_on_the_first(shared_kernel: Kernel) -> None:
+    numbers = {"x86_64": (101, 310, 311, 312, 438, 279), "aarch64": (117, 270, 271, 272, 438, 239)}[platform.machine()]
+    trace, read, write, compare, take, move = numbers
+    tried = f"""
+buffer = ctypes.create_string_buffer(16)
+vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 16)
+at = ctypes.addressof(vector)
+for call in (
+    ({trace}, 16, 1, 0, 0),
+    ({trace}, 0x4206, 1, 0, 0),
+    ({read}, 1, at, 1, at, 1, 0),
+    ({write}, 1, at, 1, at, 1, 0),
+    ({compare}, 1, os.getpid(), 2, 0, 0),
+    ({take}, os.pidfd_open(1), 0, 0),
+    ({move}, 1, 0, 0, 0, 0, 0),
+):
+    print(attempt(*call))
+"""
+    assert shared_kernel.run(SYSCALLS + tried).split() == ["PermissionError"] * 7
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there two more sets of numbers can be called")
+def test_the_numbers_of_32_bit_programs_are_no_way_around(shared_kernel: Kernel) -> None:
+    # mov eax, 37 (kill); mov ebx, 1; mov ecx, 0; int 0x80; ret - with rbx kept, as a called function must
+    tried = """
+import mmap
+code = bytes.fromhex("53b825000000bb01000000b900000000cd805bc3")
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))())
+print(attempt(0x40000000 | 62, 1, 0))
+"""
+    assert shared_kernel.run(SYSCALLS + tried).split() == [str(-errno.ENOSYS), str(errno.ENOSYS)]
+
+
+def test_what_programs_do_to_themselves_and_to_each_other_is_not_refused(shared_kernel: Kernel) -> None:
+    tried = """
+import faulthandler, multiprocessing, os, psutil, resource, signal, subprocess, sys, threading, time
+limit = resource.RLIMIT_NOFILE
+resource.setrlimit(limit, resource.getrlimit(limit))
+resource.prlimit(os.getpid(), limit, resource.getrlimit(limit))
+child = subprocess.Popen(["sleep", "1000"], preexec_fn=lambda: os.nice(1))
+own, other = psutil.Process(), psutil.Process(child.pid)
+for each in (own, other):
+    each.nice(each.nice())
+    each.cpu_affinity(each.cpu_affinity())
+    each.rlimit(limit, each.rlimit(limit))
+    each.ionice(psutil.IOPRIO_CLASS_BE, 4)
+    os.sched_setscheduler(each.pid, os.SCHED_BATCH, os.sched_param(0))
+os.setpriority(os.PRIO_PROCESS, 0, 0)
+os.setpriority(os.PRIO_PGRP, 0, 1)
+thread = threading.Thread(target=lambda: signal.sigtimedwait({signal.SIGUSR1}, 20))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+thread.start()
+signal.pthread_kill(thread.ident, signal.SIGUSR1)
+thread.join()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+other.suspend(); other.resume()
+child.terminate()
+print(child.wait(20))
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(abs, [-1, -2]))
+with multiprocessing.get_context("spawn").Pool(2) as pool:
+    print(pool.map(abs, [-3, -4]))
+print(psutil.pid_exists(1), len(psutil.pids()) > 1)
+"""
+    assert shared_kernel.run(tried).splitlines() == ["-15", "[1, 2]", "[3, 4]", "True True"]
+
+
+FORGED = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+while libc.sigqueue(os.getpid(), 40, None) == 0:
+    pass  # until this uid has no room for another queued signal
+libc.tgkill(1, 1, signal.SIGTERM)
+print("tried")
+"""
+
+
+def test_a_signal_that_has_lost_its_sender_on_the_way_is_not_taken_for_one_from_outside(lab: Lab) -> None:
+    kernel = lab.kernel()
+    forged = f"import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {FORGED!r}], stdout=-1).stdout)"
+    assert kernel.run(forged) == "b'tried\\n'\n"
+    assert kernel.run("print(1)") == "1\n"
+
+
+def test_a_kernel_that_makes_the_supervisor_its_tracer_does_not_end_it(lab: Lab) -> None:
+    kernel = lab.kernel()
+    kernel.run("pass")
+    kernel.begin("import ctypes, os; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), 10)")
+    kernel.container.exec_run(["sh", "-c", "until grep -q '^State:.*tracing stop' /proc/[2-9]*/status; do :; done"])
+    kernel.container.kill("HUP")
+    events = [kernel.events.next() for _ in range(3)]
+    assert [(each["event"], each["epoch"]) for each in events] == [("started", 1), ("ended", 1), ("started", 2)]
+    assert events[1]["cause"] == "restart"
+
+
+CLUTTER = """
+import os, pathlib
+for place in map(pathlib.Path, ("/run/kernel", "/run/kernel-bridge")):
+    for name in ("connection.json", "k-1"):
+        (place / name).unlink(missing_ok=True)
+        (place / name / "deep").mkdir(parents=True)
+        (place / name).chmod(0)
+    try:
+        for number in range(1000):
+            (place / str(number)).touch()
+    except OSError:
+        place.chmod(0)
+os._exit(0)
+"""
+
+
+def test_what_code_leaves_in_the_place_of_the_kernels_files_does_not_keep_the_next_from_starting(lab: Lab) -> None:
+    kernel = lab.kernel()
+    _, started = end_and_restart(kernel, CLUTTER)
+    assert (started["event"], started["epoch"]) == ("started", 2)
+    kernel.client.wait_for_ready(timeout=30)
+    assert kernel.run("print(1)") == "1\n"
 
 
 @pytest.mark.parametrize("name", ["mem", "environ", "maps", "fd/0"])

@@ -22,11 +22,6 @@ def test_a_good_line_is_taken_as_it_is(supervisor: Any) -> None:
     read = supervisor.read_orders(orders(environment={"TZ": "Europe/Berlin"}))
     assert read.connection == CONNECTION
     assert read.environment == {"TZ": "Europe/Berlin"}
-    assert [str(path) for path in read.sockets()] == [f"/run/kernel-bridge/k-{number}" for number in range(1, 6)]
-
-
-def test_a_kernel_on_tcp_has_no_socket_files(supervisor: Any) -> None:
-    assert supervisor.read_orders(orders({**CONNECTION, "transport": "tcp"})).sockets() == []
 
 
 @pytest.mark.parametrize(
@@ -133,3 +128,20 @@ def test_the_kernels_environment_holds_nothing_that_was_not_chosen(supervisor: A
         "OMP_NUM_THREADS": "2",
         "GIVEN": "1",
     }
+
+
+def test_a_place_is_emptied_of_whatever_lies_there_but_what_is_kept(supervisor: Any, tmp_path: Path) -> None:
+    place, precious = tmp_path / "place", tmp_path / "precious"
+    (place / "deep" / "deeper").mkdir(parents=True)
+    precious.mkdir()
+    (precious / "file").touch()
+    for name in ("life", "other"):
+        (place / name).touch()
+    (place / "link").symlink_to(precious)
+    (place / "dangling").symlink_to("nowhere")
+    (place / "deep" / "deeper").chmod(0)
+    place.chmod(0o500)
+    supervisor.empty(place, keep=place / "life")
+    assert [each.name for each in place.iterdir()] == ["life"]
+    assert (precious / "file").exists()
+    assert place.stat().st_mode & 0o777 == 0o700

@@ -5,6 +5,7 @@ The one rule: a path is resolved first and checked against the policy after, so 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -78,12 +79,16 @@ def kernel_files(attach: Attach) -> Iterator[KernelFile]:
 
 def real(text: str) -> Path:
     """Return the path that a person typed, with `~` and symlinks resolved; raises `BadConnectionFile` for none."""
+    path = _expanded(text)
     try:
-        return _expanded(text).resolve()
-    except (RuntimeError, OSError):
-        raise BadConnectionFile(
-            f"{text[:200]!r} is not a path that can be followed: its symlinks lead in a circle."
-        ) from None
+        return path.resolve(strict=True)
+    except (RuntimeError, OSError) as error:
+        # Python 3.13 says it as the operating system does; before, it was an error of its own
+        if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+            raise BadConnectionFile(
+                f"{text[:200]!r} is not a path that can be followed: its symlinks lead in a circle."
+            ) from None
+    return path.resolve()
 
 
 def _expanded(text: str) -> Path:

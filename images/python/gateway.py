@@ -1,8 +1,11 @@
-"""The way to a kernel without a network: five TCP ports, pumped to the kernel's Unix sockets on a shared volume.
+"""The way to a kernel without a network: five listeners for the host, pumped to the kernel's Unix sockets on a volume.
 
 The one rule: it only ever connects to the kernel's sockets and looks at no byte, so a kernel gets no way out of its
-container through it. What lies on the volume is taken as hostile. Peers are accepted from the host only (the
-container's default gateway), because a kernel's iopub channel needs no key and other containers may share the bridge.
+container through it. What lies on the volume is taken as hostile, and the kernel sees nothing but the volume.
+
+Without an argument it listens on TCP ports, and accepts peers from the host only (the container's default gateway),
+because a kernel's iopub channel needs no key and other containers may share the bridge. With a directory as argument it
+listens on Unix sockets there, of the kernel's own names; who may enter the directory may connect.
 
 It lives and dies with the kernel's container: the supervisor there listens on the socket `life`. `../README.md` has the
 contract. Standard library only.
@@ -17,6 +20,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,9 +75,15 @@ async def pump(source: socket.socket, sink: socket.socket) -> None:
     sink.shutdown(socket.SHUT_WR)
 
 
-def listen(port: int) -> socket.socket:
-    """Open one listener, in the gateway's own container; raises `OSError`."""
-    listener = socket.create_server(("0.0.0.0", port), backlog=64)  # noqa: S104
+def listen(place: int | Path) -> socket.socket:
+    """Open one listener, on a port of the gateway's own container or as a Unix socket; raises `OSError`."""
+    if isinstance(place, int):
+        listener = socket.create_server(("0.0.0.0", place), backlog=64)  # noqa: S104
+    else:
+        place.unlink(missing_ok=True)  # of a gateway before this one
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(place))
+        listener.listen(64)
     listener.settimeout(0)
     return listener
 
@@ -81,7 +91,8 @@ def listen(port: int) -> socket.socket:
 class Gateway:
     """The listeners and the connections that are open."""
 
-    def __init__(self, host: str, *, sockets: Path = SOCKETS) -> None:
+    def __init__(self, host: str | None, *, sockets: Path = SOCKETS) -> None:
+        """Accept connections from this address only; `None` where listeners have none."""
         self._host = host
         self._sockets = sockets
         self._open: set[asyncio.Task[None]] = set()
@@ -91,11 +102,12 @@ class Gateway:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, (address, *_) = await loop.sock_accept(listener)
+                client, address = await loop.sock_accept(listener)
             except OSError:  # the peer is gone already, or no descriptor is free
                 await asyncio.sleep(0.05)
                 continue
-            if address != self._host or len(self._open) >= MAX_CONNECTIONS:
+            stranger = self._host is not None and address[0] != self._host
+            if stranger or len(self._open) >= MAX_CONNECTIONS:
                 client.close()
                 continue
             task = asyncio.create_task(self._join(client, name))
@@ -109,7 +121,8 @@ class Gateway:
                 return
             with kernel:
                 try:
-                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if client.family == socket.AF_INET:
+                        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     async with asyncio.TaskGroup() as pumps:
                         pumps.create_task(pump(client, kernel))
                         pumps.create_task(pump(kernel, client))
@@ -125,7 +138,7 @@ async def life(path: Path) -> None:
         if loop.time() > deadline:
             raise TimeoutError
         await asyncio.sleep(0.05)  # no event tells that a socket on a shared volume has begun to listen
-    say("ready", ports=list(PORTS))
+    say("ready")
     with end, contextlib.suppress(OSError):
         while True:
             if not await loop.sock_recv(end, CHUNK):
@@ -133,18 +146,18 @@ async def life(path: Path) -> None:
             await asyncio.sleep(1)  # the supervisor writes nothing; whoever does is not worth our time
 
 
-async def run(host: str | None) -> int:
+async def run(host: str | None, directory: Path | None) -> int:
     """Serve until the kernel's container is gone or a signal says so; returns the exit status."""
-    if host is None:
+    if host is None and directory is None:
         say("failed", text="the gateway's container has no default route, so it cannot tell the host from others")
         return 2
     gateway = Gateway(host)
     try:
-        listeners = {name: listen(port) for port, name in PORTS.items()}
+        listeners = {name: listen(directory / name if directory else port) for port, name in PORTS.items()}
     except OSError as error:
-        say("failed", text=f"the gateway's ports cannot be opened: {error.strerror}")
+        say("failed", text=f"the gateway's {'sockets' if directory else 'ports'} cannot be opened: {error.strerror}")
         return 2
-    say("listening", ports=list(PORTS))
+    say("listening", ports=[] if directory else list(PORTS))
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     serving = [asyncio.create_task(gateway.serve(listener, name)) for name, listener in listeners.items()]
@@ -161,4 +174,7 @@ async def run(host: str | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(asyncio.run(run(default_gateway(Path("/proc/net/route").read_text(encoding="ascii")))))
+    os.umask(0o077)
+    place = Path(sys.argv[1]) if sys.argv[1:] else None
+    peer = None if place else default_gateway(Path("/proc/net/route").read_text(encoding="ascii"))
+    raise SystemExit(asyncio.run(run(peer, place)))

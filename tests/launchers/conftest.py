@@ -60,7 +60,7 @@ class DockerObserver:
 
     def left(self) -> list[str]:
         volumes = self.engine.volumes.list(filters={"label": self._ours})
-        return [str(each.name) for each in (*self.containers(), *volumes)]
+        return sorted(str(each.name) for each in (*self.containers(), *volumes))
 
     def everything_said(self, name: str) -> str:
         """All that the engine tells about a sandbox to whoever may ask it."""

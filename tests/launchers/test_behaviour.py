@@ -78,21 +78,62 @@ print(os.getuid() != 0, os.getgid() != 0, *(status[name] for name in ("CapEff", 
     assert await client.run(code) == f"True True {'0' * 16} {'0' * 16} 1 2"
 
 
+WRITABLE = """
+import os
+def can_be_written(place):
+    try:
+        os.close(os.open(os.path.join(place, "probe"), os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError:
+        return False
+    os.unlink(os.path.join(place, "probe"))
+    return True
+# every directory there is, wherever it is mounted: what a process is shown of itself is no place to keep anything
+found = [top for top, _, _ in os.walk("/") if not top.startswith(("/proc", "/sys")) and can_be_written(top)]
+mounts = [line.split() for line in open("/proc/mounts")]
+kinds = {}
+for place in found:
+    _, mount, kind, *_ = max((each for each in mounts if (place + "/").startswith(each[1].rstrip("/") + "/")),
+                             key=lambda each: len(each[1]))
+    about = os.statvfs(mount)
+    kinds[mount] = (kind, about.f_blocks * about.f_frsize >> 10, about.f_files > 0)
+print(*(f"{mount} {' '.join(map(str, kinds[mount]))}" for mount in sorted(kinds)), sep="\\n")
+"""
+
+
 async def test_only_bounded_places_can_be_written(shared: Any) -> None:
     _, client = shared
-    code = """
+    assert (await client.run(WRITABLE)).splitlines() == [
+        "/dev/shm tmpfs 32768 True",
+        "/home/kernel tmpfs 65536 True",
+        "/run/kernel tmpfs 64 True",
+        "/run/kernel-bridge tmpfs 64 True",
+        "/tmp tmpfs 32768 True",
+    ]
+
+
+async def test_what_code_puts_beside_its_sockets_is_bounded_and_never_seen_outside(
+    observer: Any, spec: Spec, connect: Any, tidy: None
+) -> None:
+    sandbox = await observer.launcher.start(spec("cluttered", network="none"))
+    client = await connect(sandbox)
+    outside = Path(load(sandbox.connection_file).ip).parent
+    before = sorted(each.name for each in outside.iterdir())
+    assert before == ["k-1", "k-2", "k-3", "k-4", "k-5"]
+    clutter = """
 import os
-for place in ("/", "/etc", "/opt/kernel", "/usr", "/var/tmp", "/root", "/dev", "/home"):
-    try:
-        open(os.path.join(place, "probe"), "w")
-    except OSError:
-        continue
-    print("wrote", place)
-for place in ("/home/kernel", "/tmp", "/dev/shm"):
-    about = os.statvfs(place)
-    print(place, about.f_blocks * about.f_frsize >> 20)
+os.chdir("/run/kernel-bridge")
+os.unlink("k-2"); os.symlink("/etc/passwd", "k-2")
+made = 0
+try:
+    while True:
+        os.mkdir("d"); os.chdir("d"); made += 1
+except OSError as error:
+    print(made < 40, error.strerror)
 """
-    assert await client.run(code) == "/home/kernel 64\n/tmp 32\n/dev/shm 32"
+    assert await client.run(clutter) == "True No space left on device"
+    assert sorted(each.name for each in outside.iterdir()) == before
+    await observer.launcher.stop("cluttered")
+    assert not outside.exists()
 
 
 async def test_the_user_the_language_and_the_thread_pools_are_set_for_a_uid_that_nobody_knows(shared: Any) -> None:
@@ -457,10 +498,11 @@ async def test_what_was_removed_behind_our_back_leaves_no_connection_file_after_
     assert await client.run("print(1)") == "1", "what runs is never swept"
 
 
-async def test_a_lost_gateway_comes_back_on_the_same_ports_and_the_variables_are_there(
-    observer: Any, spec: Spec, connect: Any, tidy: None
+@NETWORKS
+async def test_a_lost_gateway_comes_back_where_it_was_and_the_variables_are_there(
+    *, network: str, observer: Any, spec: Spec, connect: Any, tidy: None
 ) -> None:
-    sandbox = await observer.launcher.start(spec("revived"))
+    sandbox = await observer.launcher.start(spec("revived", network=network))
     client = await connect(sandbox)
     await client.run("x = 42")
     content = sandbox.connection_file.read_text()
@@ -493,10 +535,11 @@ async def test_a_gateway_whose_port_somebody_else_has_taken_is_told_and_the_kern
     assert await client.run("print(x)") == "42"
 
 
+@NETWORKS
 async def test_a_gateway_that_is_lost_together_with_the_connection_file_comes_back_with_a_new_one(
-    observer: Any, spec: Spec, connect: Any, tidy: None
+    *, network: str, observer: Any, spec: Spec, connect: Any, tidy: None
 ) -> None:
-    sandbox = await observer.launcher.start(spec("bothlost"))
+    sandbox = await observer.launcher.start(spec("bothlost", network=network))
     key = load(sandbox.connection_file).key
     await (await connect(sandbox)).run("x = 42")
     observer.kill_gateway("bothlost")

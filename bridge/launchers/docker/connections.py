@@ -1,7 +1,7 @@
 """Where a sandbox's channels are: inside its container, and for the clients on the host.
 
-The one rule: inside they are always Unix sockets; what a client sees is those same sockets in a host directory (network
-none) or the gateway's ports on 127.0.0.1.
+The one rule: inside they are always Unix sockets; what a client sees are the gateway's, of the same names in a host
+directory (network none) or ports on 127.0.0.1.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ HOME = "/home/kernel"
 PRIVATE = "/run/kernel"
 """The supervisor's own tmpfs, with the connection file as the kernel reads it."""
 SOCKETS = "/run/kernel-bridge"
+"""The volume that the kernel shares with its gateway: the kernel's own sockets."""
+OUTSIDE = "/run/kernel-bridge-outside"
+"""With network none: the host's directory in the gateway's container, for the sockets that clients connect to."""
 GATEWAY_PORTS = (5001, 5002, 5003, 5004, 5005)
 """In the gateway's container, in the order of `bridge.connection.PORTS`: shell, iopub, stdin, control, heartbeat."""
 
@@ -56,7 +59,7 @@ class Facts:
     timezone: str
     engine_cpus: int
     socket_directory: Path | None = None
-    """On the host, with network none."""
+    """On the host, with network none and only there."""
     volume_shift: tuple[int, int] = (0, 0)
     """What the engine's mapping of uids and gids adds to those inside: a volume is mounted from outside of it."""
 
@@ -68,8 +71,8 @@ class Documents:
     kernel_name: str
     kernel: Document
     gateway_name: str
-    gateway: Document | None
-    volume_name: str | None
+    gateway: Document
+    volume_name: str
 
 
 def documents(spec: SandboxSpec, facts: Facts) -> Documents:
@@ -77,18 +80,15 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
     stem = owner.stem(spec.name, facts.owner)
     labels = _labels(spec, facts)
     cpus = min(spec.limits.cpus, float(facts.engine_cpus))  # the engine refuses more than it has
-    isolated = spec.network == "isolated"
-    volume = f"{stem}.{facts.start}" if isolated else None
-    if volume:
-        sockets = _volume_mount(volume, facts.uid, facts.gid, facts.volume_shift, labels)
-    else:
-        sockets = _bind_mount(facts.socket_directory)
+    if (spec.network == "none") is (facts.socket_directory is None):
+        raise ValueError("with network none, and only with it, the sockets need a directory on the host")
+    volume = f"{stem}.{facts.start}"
     workspace = spec.workspace
-    mounts = [sockets]
+    mounts = [_volume_mount(volume, facts.uid, facts.gid, facts.volume_shift, labels)]
     if workspace:
         mounts.append(_bind(str(workspace.path), str(workspace.path), read_only=workspace.mode == "ro"))
     host = _sealed(
-        network="none",  # in both modes: what differs is how the sockets are reached from outside
+        network="none",  # in both modes: what differs is where the gateway listens
         memory=spec.limits.memory,
         cpus=cpus,
         pids=spec.limits.pids,
@@ -111,19 +111,18 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
     # The line with the key comes on stdin: it is in no inspect, no argument, no environment, no log and no image layer.
     # With StdinOnce the supervisor reads the end when we are gone, so that a start cut short ends by itself.
     kernel |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
-    made_gateway = None
-    if volume:
-        made_gateway = gateway_document(
-            image_id=facts.image_id,
-            image_environment=facts.image_environment,
-            uid=facts.uid,
-            gid=facts.gid,
-            volume=volume,
-            volume_shift=facts.volume_shift,
-            labels=labels,
-            ports=None,
-        )
-    return Documents(stem, kernel, f"{stem}.gateway", made_gateway, volume)
+    gateway = gateway_document(
+        image_id=facts.image_id,
+        image_environment=facts.image_environment,
+        uid=facts.uid,
+        gid=facts.gid,
+        volume=volume,
+        volume_shift=facts.volume_shift,
+        labels=labels,
+        ports=None,
+        directory=facts.socket_directory,
+    )
+    return Documents(stem, kernel, f"{stem}.gateway", gateway, volume)
 
 
 def gateway_document(
@@ -136,29 +135,36 @@ def gateway_document(
     volume_shift: tuple[int, int],
     labels: Mapping[str, str],
     ports: tuple[int, ...] | None,
+    directory: Path | None,
 ) -> Document:
-    """Return the gateway's document; `ports` on the host where it is to come back on them, else the engine chooses.
+    """Return the gateway's document.
 
-    It runs our own code only, but what a kernel puts on the volume may be hostile: so it is sealed like the kernel.
+    `ports` on the host where it is to come back on them, else the engine chooses; or a `directory` there for sockets,
+    then it has no network. It runs our own code only, but what a kernel puts on the volume may be hostile: so it is
+    sealed like the kernel.
     """
+    mounts = [_volume_mount(volume, uid, gid, volume_shift, labels)]
+    if directory:
+        mounts.append(_bind(str(directory), OUTSIDE, read_only=False))
     host = _sealed(
-        network="bridge",
+        network="none" if directory else "bridge",
         memory=64 * MiB,  # takes 11 to 15 MB, and 128 KiB for a connection
         cpus=1.0,
         pids=32,
         shm=MiB,
         log=64 * KiB,
-        mounts=[_volume_mount(volume, uid, gid, volume_shift, labels)],
+        mounts=mounts,
         tmpfs={},
     )
-    # "" lets the engine choose; 0, null or an empty address would publish on every interface of the host
-    chosen = [str(port) for port in ports] if ports else [""] * len(GATEWAY_PORTS)
-    host["PortBindings"] = {
-        f"{inside}/tcp": [{"HostIp": "127.0.0.1", "HostPort": outside}]
-        for inside, outside in zip(GATEWAY_PORTS, chosen, strict=True)
-    }
+    if not directory:
+        # "" lets the engine choose; 0, null or an empty address would publish on every interface of the host
+        chosen = [str(port) for port in ports] if ports else [""] * len(GATEWAY_PORTS)
+        host["PortBindings"] = {
+            f"{inside}/tcp": [{"HostIp": "127.0.0.1", "HostPort": outside}]
+            for inside, outside in zip(GATEWAY_PORTS, chosen, strict=True)
+        }
     document = _container(
-        command=GATEWAY,
+        command=[*GATEWAY, OUTSIDE] if directory else GATEWAY,
         image=image_id,
         user=f"{uid}:{gid}",
         directory="/",
@@ -166,7 +172,7 @@ def gateway_document(
         labels={**labels, owner.ROLE: "gateway"},
         host=host,
     )
-    document["ExposedPorts"] = {f"{inside}/tcp": {} for inside in GATEWAY_PORTS}
+    document["ExposedPorts"] = {port: {} for port in host["PortBindings"]}
     return document
 
 
@@ -295,12 +301,6 @@ def _volume_mount(name: str, uid: int, gid: int, shift: tuple[int, int], labels:
             "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
         },
     }
-
-
-def _bind_mount(directory: Path | None) -> Document:
-    if directory is None:
-        raise ValueError("with network none the sockets need a directory on the host")
-    return _bind(str(directory), SOCKETS, read_only=False)
 
 
 def _bind(source: str, target: str, *, read_only: bool) -> Document:

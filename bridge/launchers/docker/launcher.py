@@ -109,12 +109,13 @@ class DockerLauncher:
         there = await self._look()
         kernel = self._running(name, there)
         old = there.gateway(kernel)
-        if kernel.labels.get(owner.NETWORK) != "isolated" or (old and old.state == "running"):
+        if old and old.state == "running":
             return
         try:
-            asked_ports = connections.ports(load(kernel.connection_file))
+            written = load(kernel.connection_file)
         except BadConnectionFile:
-            asked_ports = None
+            written = None
+        asked_ports = connections.ports(written) if written and not kernel.socket_directory else None
         inspected = await self._engine.container(kernel.id)
         uid, _, gid = inspected["Config"]["User"].partition(":")
         able = capabilities.read(await self._engine.info())
@@ -127,6 +128,7 @@ class DockerLauncher:
             volume_shift=able.shift or (0, 0),
             labels={key: value for key, value in kernel.labels.items() if key in owner.ALL and key != owner.ROLE},
             ports=asked_ports,
+            directory=kernel.socket_directory,
         )
         if old:
             await self._engine.remove(old.id)
@@ -147,7 +149,7 @@ class DockerLauncher:
                     "The kernel still runs and its variables are there. Free the ports and try again."
                 ) from error
             raise
-        if asked_ports is None:
+        if written is None:
             await self.restore_connection_file(name)
 
     async def restore_connection_file(self, name: str) -> None:
@@ -306,8 +308,7 @@ def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) ->
     if (inspected.get("State") or {}).get("Paused"):
         return "paused"
     gateway = there.gateway(kernel)
-    lost = kernel.labels.get(owner.NETWORK) == "isolated" and (gateway is None or gateway.state != "running")
-    return "unreachable" if lost else "running"
+    return "running" if gateway and gateway.state == "running" else "unreachable"
 
 
 def _none(name: str) -> NoSuchKernel:

@@ -121,7 +121,7 @@ def remove_socket_directory(directory: Path) -> None:
 
 
 def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Return the directories whose supervisor is gone and that no container names.
+    """Return the directories whose gateway is gone and that no container names.
 
     Another engine's sandboxes have theirs here too, so it is the socket itself that is asked.
     """
@@ -131,7 +131,7 @@ def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] 
     return [
         each
         for each in parent.iterdir()
-        if _DIRECTORY.fullmatch(each.name) and each not in used and not _is_young(each) and not listens(each / "life")
+        if _DIRECTORY.fullmatch(each.name) and each not in used and not _is_young(each) and not listens(each / "k-5")
     ]
 
 

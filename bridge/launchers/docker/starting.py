@@ -31,7 +31,7 @@ from bridge.launchers.docker import (
     workspaces,
 )
 from bridge.launchers.docker.border import Conflict, Missing
-from bridge.launchers.docker.document import SOCKETS, Documents, Facts, documents
+from bridge.launchers.docker.document import OUTSIDE, Documents, Facts, documents
 from bridge.launchers.docker.engine import Engine, Stdin, together
 from bridge.launchers.docker.inventory import Inventory, look
 from bridge.launchers.docker.verification import Directory
@@ -88,10 +88,10 @@ class _Start:
         facts = await self._gather()
         asked = documents(self._spec, facts)
         self._kernel = await self._claim(asked)
-        (stdin, kernel, inside), gateway, _ = await together(
+        (stdin, kernel, inside), (gateway, beside), _ = await together(
             partial(self._run_kernel, self._kernel), partial(self._run_gateway, asked), self._recount
         )
-        self._verify(asked, kernel, inside, gateway)
+        self._verify(asked, kernel, inside, gateway, beside)
         key = secrets.token_hex(32)
         await self._engine.send(stdin, connections.orders(key, self._spec.environment))
         outside = self._connection(key, gateway)
@@ -181,15 +181,13 @@ class _Start:
         stdin = await self._engine.attach(kernel)
         self._held.callback(stdin.close)
         await self._engine.start(kernel)
-        command = verification.look_inside(self._directories())
+        command = verification.look_inside(self._workspace())
         inspected, inside = await together(
             partial(self._engine.container, kernel), partial(self._engine.execute, kernel, command)
         )
         return stdin, inspected, inside
 
-    async def _run_gateway(self, asked: Documents) -> dict[str, Any] | None:
-        if asked.gateway is None:
-            return None
+    async def _run_gateway(self, asked: Documents) -> tuple[dict[str, Any], str]:
         try:
             gateway = await self._engine.create(asked.gateway, asked.gateway_name)
         except Conflict:
@@ -198,38 +196,42 @@ class _Start:
             await removal.remove(self._engine, there.without(self._number))
             gateway = await self._engine.create(asked.gateway, asked.gateway_name)
         await self._engine.start(gateway)
-        return await self._engine.container(gateway)
+        command = verification.look_inside(self._outside())
+        inspected, inside = await together(
+            partial(self._engine.container, gateway), partial(self._engine.execute, gateway, command)
+        )
+        return inspected, inside
 
     async def _recount(self) -> None:
         """Count again now that ours is there: two starts at the same time see each other here, if not before."""
         self._refuse_too_many(await look(self._engine, self._who, volumes=False))
 
-    def _directories(self) -> list[Directory]:
-        directories = []
-        if self.socket_directory:
-            about = self.socket_directory.stat()
-            directories.append(Directory(SOCKETS, about.st_dev, about.st_ino))
-        if self._spec.workspace:
-            workspace = self._spec.workspace
-            directories.append(Directory(str(workspace.path), workspace.device, workspace.inode))
-        return directories
+    def _workspace(self) -> list[Directory]:
+        workspace = self._spec.workspace
+        return [Directory(str(workspace.path), workspace.device, workspace.inode)] if workspace else []
+
+    def _outside(self) -> list[Directory]:
+        if self.socket_directory is None:
+            return []
+        about = self.socket_directory.stat()
+        return [Directory(OUTSIDE, about.st_dev, about.st_ino)]
 
     def _verify(
-        self, asked: Documents, kernel: Mapping[str, Any], inside: str, gateway: Mapping[str, Any] | None
+        self, asked: Documents, kernel: Mapping[str, Any], inside: str, gateway: Mapping[str, Any], beside: str
     ) -> None:
         problems = verification.container_problems(asked.kernel, kernel)
         problems += verification.network_problems(asked.kernel, kernel)
-        problems += verification.inside_problems(asked.kernel, inside, self._directories())
-        if asked.gateway is not None and gateway is not None:
-            found = verification.container_problems(asked.gateway, gateway)
-            found += verification.network_problems(asked.gateway, gateway)
-            problems += [f"of the gateway: {each}" for each in found]
+        problems += verification.inside_problems(asked.kernel, inside, self._workspace())
+        found = verification.container_problems(asked.gateway, gateway)
+        found += verification.network_problems(asked.gateway, gateway)
+        found += verification.inside_problems(asked.gateway, beside, self._outside())
+        problems += [f"of the gateway: {each}" for each in found]
         verification.refuse(self._spec.name, problems)
 
-    def _connection(self, key: str, gateway: Mapping[str, Any] | None) -> ConnectionInfo:
+    def _connection(self, key: str, gateway: Mapping[str, Any]) -> ConnectionInfo:
         if self.socket_directory:
             return connections.over_sockets(key, self.socket_directory)
-        return connections.over_ports(key, verification.published_ports(gateway or {}))
+        return connections.over_ports(key, verification.published_ports(gateway))
 
     async def explain(self, error: BaseException) -> LaunchError | None:
         """Where the kernel's container ended meanwhile, that is the reason, and not what it made fail."""

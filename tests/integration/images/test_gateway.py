@@ -194,6 +194,19 @@ def test_a_gateway_without_a_network_says_that_it_cannot_tell_the_host_from_othe
     assert "default route" in event["text"]
 
 
+def test_a_gateway_that_cannot_open_its_sockets_says_so_and_ends(lab: Lab) -> None:
+    gateway = lab.container(
+        ["/opt/kernel/bin/python", "-I", "-S", "/opt/kernel-bridge/gateway.py", "/nowhere"], volume=lab.volume()
+    )
+    gateway.start()
+    assert gateway.wait(timeout=SECONDS)["StatusCode"] == 2
+    (event,) = lab.events(gateway).rest()
+    assert (event["event"], event["text"]) == (
+        "failed",
+        "the gateway's sockets cannot be opened: No such file or directory",
+    )
+
+
 HEADER = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
 
 

@@ -119,23 +119,31 @@ def test_where_the_engine_maps_uids_the_volume_belongs_to_what_the_kernels_uid_i
     assert "uid=20007,gid=20008," in host(made.kernel)["Tmpfs"]["/home/kernel"]
 
 
-def test_network_none_needs_no_gateway_and_no_volume(spec: SandboxSpec, facts: Facts) -> None:
+def test_with_network_none_the_gateway_has_no_network_either_and_only_it_sees_the_hosts_directory(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    directory = "/run/user/7/kernel-bridge/0a1b2c3d"
+    isolated = documents(spec, facts)
     made = documents(
-        dataclasses.replace(spec, network="none"),
-        dataclasses.replace(facts, socket_directory=Path("/run/user/7/kernel-bridge/0a1b2c3d")),
+        dataclasses.replace(spec, network="none"), dataclasses.replace(facts, socket_directory=Path(directory))
     )
-    assert made.gateway is None
-    assert made.volume_name is None
-    mount = host(made.kernel)["Mounts"][0]
-    assert (mount["Type"], mount["Source"]) == ("bind", "/run/user/7/kernel-bridge/0a1b2c3d")
-    assert mount["Target"] == "/run/kernel-bridge"
+    assert [each["Source"] for each in host(made.kernel)["Mounts"]] == [made.volume_name]
+    assert host(made.kernel)["Mounts"][0]["Target"] == host(isolated.kernel)["Mounts"][0]["Target"]
+    volume, outside = host(made.gateway)["Mounts"]
+    assert volume == host(made.kernel)["Mounts"][0]
+    assert (outside["Type"], outside["Source"], outside["ReadOnly"]) == ("bind", directory, False)
+    assert made.gateway["Cmd"][-1] == outside["Target"]
+    assert host(made.gateway)["NetworkMode"] == "none"
+    assert host(made.gateway)["PortBindings"] == made.gateway["ExposedPorts"] == {}
 
 
-def test_network_none_without_a_directory_is_a_mistake_and_not_a_container_without_one(
+def test_a_directory_for_sockets_belongs_to_network_none_and_anything_else_is_a_mistake(
     spec: SandboxSpec, facts: Facts
 ) -> None:
     with pytest.raises(ValueError, match="directory"):
         documents(dataclasses.replace(spec, network="none"), facts)
+    with pytest.raises(ValueError, match="directory"):
+        documents(spec, dataclasses.replace(facts, socket_directory=Path("/run/user/7/kernel-bridge/0a1b2c3d")))
 
 
 def test_a_workspace_is_mounted_at_its_own_path_and_is_the_working_directory(spec: SandboxSpec, facts: Facts) -> None:
@@ -168,8 +176,11 @@ def test_less_than_one_processor_is_still_one_thread(spec: SandboxSpec, facts: F
 def test_every_object_carries_its_owner_its_name_and_its_part(spec: SandboxSpec, facts: Facts) -> None:
     made = documents(spec, facts)
     volume = made.kernel["HostConfig"]["Mounts"][0]["VolumeOptions"]["Labels"]
-    gateway = made.gateway["Labels"] if made.gateway else {}
-    for labels, role in ((made.kernel["Labels"], "kernel"), (gateway, "gateway"), (volume, "sockets")):
+    for labels, role in (
+        (made.kernel["Labels"], "kernel"),
+        (made.gateway["Labels"], "gateway"),
+        (volume, "sockets"),
+    ):
         assert labels["io.kernel-bridge.owner"] == facts.owner
         assert labels["io.kernel-bridge.name"] == "lab"
         assert labels["io.kernel-bridge.start"] == facts.start

@@ -141,10 +141,10 @@ def test_directories_are_stale_when_they_are_old_unclaimed_and_nobody_listens(ru
     me = User(os.geteuid(), os.getegid())
     young, claimed, alive, dead, empty = (places.make_socket_directory(me, runtime) for _ in range(5))
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(alive / "life"))
+        listener.bind(str(alive / "k-5"))
         listener.listen()
         with socket.socket(socket.AF_UNIX) as gone:
-            gone.bind(str(dead / "life"))
+            gone.bind(str(dead / "k-5"))
         for each in (claimed, alive, dead, empty):
             os.utime(each, (1, 1))
         assert set(places.stale_socket_directories({claimed}, runtime)) == {dead, empty}

@@ -26,9 +26,7 @@ def asked(spec: SandboxSpec, facts: Facts) -> Document:
 
 @pytest.fixture
 def gateway(spec: SandboxSpec, facts: Facts) -> Document:
-    made = documents(spec, facts).gateway
-    assert made is not None
-    return made
+    return documents(spec, facts).gateway
 
 
 def other_than(value: Any) -> Any:
@@ -215,6 +213,13 @@ def test_an_inside_that_is_not_sealed_is_refused(was: str, now: str, word: str, 
     assert was in output
     problems = verification.inside_problems(asked, output.replace(was, now), [DIRECTORY])
     assert any(word in problem for problem in problems), problems
+
+
+def test_the_gateway_has_its_network_and_is_as_sealed_as_the_kernel_otherwise(gateway: Document, engine: Any) -> None:
+    output = engine.inside(gateway).replace("    lo:       0", "    lo:       0\n  eth0:       0")
+    assert verification.inside_problems(gateway, output) == []
+    for was, now in (("CapBnd:\t0", "CapBnd:\tf"), ("overlay ro", "overlay rw"), ("size=64k", "size=640k")):
+        assert verification.inside_problems(gateway, output.replace(was, now))
 
 
 def test_tunnel_devices_that_linux_makes_in_every_name_space_are_no_network(asked: Document, engine: Any) -> None:

@@ -579,3 +579,33 @@ async def test_a_lost_connection_file_is_not_made_of_what_code_inside_has_put_in
     # KiB; without a bound it was two gigabytes
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert not sandbox.connection_file.exists()
+
+
+CATCH = """
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+mine = {int(each) for each in os.listdir("/proc") if each.isdigit()}
+open("/tmp/ready", "w").close()
+while True:
+    for each in os.listdir("/proc"):
+        if each.isdigit() and int(each) not in mine and libc.ptrace(0x4206, int(each), 0, 0) == 0:  # PTRACE_SEIZE
+            open("/tmp/caught", "a").write(each)
+            mine.add(int(each))
+"""
+
+
+async def test_what_the_bridge_runs_inside_cannot_be_taken_over_by_code_inside(
+    observer: Any, spec: Spec, connect: Any, tidy: None
+) -> None:
+    sandbox = await observer.launcher.start(spec("caught", network="none"))
+    client = await connect(sandbox)
+    begin = f"""
+import os, subprocess, sys, time
+catcher = subprocess.Popen([sys.executable, "-c", {CATCH!r}])
+while not os.path.exists("/tmp/ready"):
+    time.sleep(0.01)
+"""
+    assert await client.run(begin) == ""
+    for _ in range(10):
+        await observer.launcher.restore_connection_file("caught")
+    assert await client.run("print(os.path.exists('/tmp/caught'), catcher.poll())") == "False None"

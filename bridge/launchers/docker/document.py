@@ -20,6 +20,9 @@ Document = dict[str, Any]
 SUPERVISOR = ["/opt/kernel/bin/python", "-I", "-S", "/opt/kernel-bridge/supervisor.py"]
 GATEWAY = ["/opt/kernel/bin/python", "-I", "-S", "/opt/kernel-bridge/gateway.py"]
 
+READ = "/opt/kernel-bridge/dd"
+"""What cannot be taken over by code inside, which any other program could be that is run there beside it."""
+
 HOME = "/home/kernel"
 PRIVATE = "/run/kernel"
 """The supervisor's own tmpfs, with the connection file as the kernel reads it."""

@@ -30,7 +30,7 @@ from bridge.launchers.docker import (
     verification,
 )
 from bridge.launchers.docker.border import Conflict, Missing, Refused
-from bridge.launchers.docker.document import PRIVATE, gateway_document
+from bridge.launchers.docker.document import PRIVATE, READ, gateway_document
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.policy import SandboxSpec
@@ -159,9 +159,10 @@ class DockerLauncher:
         """
         there = await self._look()
         kernel = self._running(name, there)
-        # bounded in time and size: code inside may have put there what cannot be read to its end
+        # what code inside put there may have no end: no link is followed, no writer waited for, and no more is read
         inside = await self._engine.execute(
-            kernel.id, ["/usr/bin/timeout", "3", "/usr/bin/head", "-c", "4096", f"{PRIVATE}/connection.json"]
+            kernel.id,
+            [READ, f"if={PRIVATE}/connection.json", "iflag=nofollow,nonblock", "bs=4096", "count=1", "status=none"],
         )
         try:
             key = str(json.loads(inside)["key"])

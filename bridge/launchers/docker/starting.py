@@ -128,7 +128,7 @@ class _Start:
             user = places.choose_user(spec, caller, files_owner, places.OWN_UIDS, taken)
         if spec.workspace:
             sockets = places.socket_parent(self._environ)
-            workspaces.refuse_sockets(spec.workspace, self._engine.endpoint().socket, sockets)
+            workspaces.refuse_private(spec.workspace, self._engine.endpoint().socket, sockets, connection_file.parent)
             workspaces.check_access(spec.workspace, None if able.mapped else user, caller)
         if spec.network == "none":
             self.socket_directory = places.make_socket_directory(user, self._environ)

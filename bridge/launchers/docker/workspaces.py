@@ -28,12 +28,16 @@ def owner_of(workspace: Workspace) -> User:
     return User(about.st_uid, about.st_gid)
 
 
-def refuse_sockets(workspace: Workspace, engine: Path, kernels: Path) -> None:
-    """Raise `PolicyRefused` where the engine's socket, or the directory of kernels' sockets, would be seen inside.
+def refuse_private(workspace: Workspace, engine: Path, kernels: Path, keys: Path) -> None:
+    """Raise `PolicyRefused` where the engine's socket, or kernels' sockets or connection files, would be seen inside.
 
-    The policy knows the usual places of both; which engine was chosen, and by whom, only the launcher does.
+    The policy knows the usual places of all three; which are in use, only the launcher does.
     """
-    for place, what in ((engine, "the container engine's socket"), (kernels, "the sockets of other kernels")):
+    for place, what in (
+        (engine, "the container engine's socket"),
+        (kernels, "the sockets of other kernels"),
+        (keys, "the keys of other kernels"),
+    ):
         if related(workspace.path, place):
             raise PolicyRefused(
                 f"The workspace {workspace.path} is, holds or lies in {place}, {what}, and who has that has more than "

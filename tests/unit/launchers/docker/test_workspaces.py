@@ -108,16 +108,19 @@ def test_the_files_of_the_workspaces_own_owner_stay_theirs(tmp_path: Path) -> No
 
 def test_a_workspace_in_which_the_engine_or_other_kernels_could_be_reached_is_refused(tmp_path: Path) -> None:
     project, engine, kernels = tmp_path / "project", tmp_path / "project" / "run" / "docker.sock", tmp_path / "sockets"
-    for directory in (project / "run", kernels / "0a1b2c3d", tmp_path / "other"):
+    keys = tmp_path / "jupyter" / "runtime"
+    for directory in (project / "run", kernels / "0a1b2c3d", keys, tmp_path / "other"):
         directory.mkdir(parents=True)
     with pytest.raises(PolicyRefused, match="container engine's socket"):
-        workspaces.refuse_sockets(workspace_of(project), engine, kernels)
+        workspaces.refuse_private(workspace_of(project), engine, kernels, keys)
     with pytest.raises(PolicyRefused, match="container engine's socket"):
-        workspaces.refuse_sockets(workspace_of(project / "run"), engine, kernels)
+        workspaces.refuse_private(workspace_of(project / "run"), engine, kernels, keys)
     link = tmp_path / "link.sock"
     link.symlink_to(engine)
     with pytest.raises(PolicyRefused, match="container engine's socket"):
-        workspaces.refuse_sockets(workspace_of(project), link, kernels)
+        workspaces.refuse_private(workspace_of(project), link, kernels, keys)
     with pytest.raises(PolicyRefused, match="sockets of other kernels"):
-        workspaces.refuse_sockets(workspace_of(kernels / "0a1b2c3d"), engine, kernels)
-    workspaces.refuse_sockets(workspace_of(tmp_path / "other"), engine, kernels)
+        workspaces.refuse_private(workspace_of(kernels / "0a1b2c3d"), engine, kernels, keys)
+    with pytest.raises(PolicyRefused, match="keys of other kernels"):
+        workspaces.refuse_private(workspace_of(keys.parent), engine, kernels, keys)
+    workspaces.refuse_private(workspace_of(tmp_path / "other"), engine, kernels, keys)

@@ -149,8 +149,11 @@ class Mount(BaseModel):
 
 
 OUR_IMAGE = "kernel-bridge/python:3.13"
-OURS = ImageRule(repository="kernel-bridge/python", tags=("*",))
-"""What is allowed where a policy does not say: the image that this project builds, and no other."""
+OURS = (
+    ImageRule(repository="kernel-bridge/python", tags=("*",)),
+    ImageRule(repository="kernel-bridge/scipy", tags=("*",)),
+)
+"""What is allowed where a policy does not say: the images that this project builds, and no others."""
 
 
 class SandboxPolicy(BaseModel):
@@ -159,7 +162,7 @@ class SandboxPolicy(BaseModel):
     model_config = SETTINGS
 
     images: tuple[ImageRule, ...] = Field(
-        default=(OURS,),
+        default=OURS,
         title="the images that may be started, and no others",
         description="a list of images, each with repository and tags or digests",
     )

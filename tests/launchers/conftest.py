@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import docker
 import pytest
 from jupyter_client import AsyncKernelClient  # type: ignore[attr-defined]
@@ -103,7 +105,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"docker": DockerObserver}
 @pytest.fixture(scope="session")
 def image() -> str:
     # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return building.build(say=print)
+    return anyio.run(partial(building.build, say=print))
 
 
 @pytest.fixture(scope="session", params=OBSERVERS)

@@ -122,6 +122,11 @@ class Engine:
 
         return await self._look("look for the image", inspect)
 
+    async def images(self, *labels: str) -> list[dict[str, Any]]:
+        """Return the images that carry all the labels."""
+        filters = {"label": list(labels)}
+        return await self._look("list the images", lambda client: client.images(filters=filters))
+
     async def containers(self, *labels: str) -> list[dict[str, Any]]:
         """Return the containers, running or not, that carry all the labels (`name` or `name=value`)."""
         filters = {"label": list(labels)}

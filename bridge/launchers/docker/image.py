@@ -1,4 +1,4 @@
-"""Which image: from a reference that the policy allowed to the id that is started.
+"""Which image: from a reference that the policy allowed to the id that is started, and which of ours are there.
 
 The one rule: a reference is resolved once, what is checked is the image of that id, and a start never pulls or builds.
 """
@@ -7,12 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import owner
+from bridge.launchers.docker.engine import Engine
+
+TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13", "scipy": "kernel-bridge/scipy:3.13"}
+"""The images that `kernel-bridge image build` builds: the folder's name in `images/` and the tag it gets."""
 
 OURS = "docker.io/kernel-bridge/"
+
+LABEL = f"{owner.IMAGE}=1"
+"""What an image that is made for sandboxes is marked with; built on one of ours, it has it by itself."""
+
+DOCKERFILE = f"""\
+FROM {TAGS["python"]}
+USER 0
+RUN /opt/kernel/bin/pip install --no-cache-dir PACKAGE
+"""
+"""An image of one's own on top of ours; images/README.md explains it."""
+
+_HOW_TO_MAKE_ONE = f"""\
+Make one that can with `kernel-bridge image build --requirements FILE`, or with this Dockerfile \
+(docker build -t kernel-bridge/python:NAME DIRECTORY):
+{DOCKERFILE}"""
+
+_STARTED = ("/opt/kernel/bin/python", "/opt/kernel-bridge/supervisor.py", "/opt/kernel-bridge/gateway.py")
 
 
 @dataclass(frozen=True)
@@ -24,13 +46,36 @@ class Image:
     """The names that its ENV sets."""
 
 
+@dataclass(frozen=True)
+class Built:
+    """An image in the engine that is made for sandboxes."""
+
+    reference: str | None
+    """A name by which it can be asked for, as the engine writes it; None where a later build has taken its name."""
+    id: str
+    size: int
+    """Bytes, with what it shares with others."""
+    created: datetime
+
+
 def missing(reference: str) -> ImageNotFound:
     """Return the error that says what to type; `reference` is in its full form."""
     short = reference.removeprefix("docker.io/").removeprefix("library/")
-    how = "kernel-bridge image build" if reference.startswith(OURS) else f"docker pull {short}"
     return ImageNotFound(
-        f"The engine has no image {short}. Nothing was started, because a start never pulls or builds. Type: {how}"
+        f"The engine has no image {short}. Nothing was started, because a start never pulls or builds. Type: "
+        f"{how_to_get(reference)}"
     )
+
+
+def how_to_get(reference: str) -> str:
+    """Return the command that brings an image into the engine; `reference` is in its full form."""
+    short = reference.removeprefix("docker.io/").removeprefix("library/")
+    if not reference.startswith(OURS):
+        return f"docker pull {short}"
+    name = next((name for name, tag in TAGS.items() if tag == short), None)
+    if name is None:
+        return f"kernel-bridge image build --requirements FILE --tag {short}"
+    return "kernel-bridge image build" + ("" if name == "python" else f" {name}")
 
 
 def checked(reference: str, inspected: Mapping[str, Any]) -> Image:
@@ -38,10 +83,9 @@ def checked(reference: str, inspected: Mapping[str, Any]) -> Image:
     config = inspected.get("Config") or {}
     environment = names(inspected)
     problems = []
-    if (config.get("Labels") or {}).get(owner.IMAGE) != "1":
-        problems.append(
-            f"it has no label {owner.IMAGE}=1, so it was not made for this (build one FROM kernel-bridge/python)"
-        )
+    unmarked = (config.get("Labels") or {}).get(owner.IMAGE) != "1"
+    if unmarked:
+        problems.append(f"it has no label {LABEL}, so it was not made for this")
     if config.get("Volumes"):
         problems.append(
             f"it declares volumes ({', '.join(config['Volumes'])}), which are writable without a bound (remove VOLUME)"
@@ -52,8 +96,34 @@ def checked(reference: str, inspected: Mapping[str, Any]) -> Image:
             f"it sets {', '.join(loader)}, which changes every program that is started (remove them from ENV)"
         )
     if problems:
-        raise LaunchError(f"The image {reference} cannot be started as a sandbox: {'; '.join(problems)}.")
+        how = f" {_HOW_TO_MAKE_ONE}".rstrip() if unmarked else ""
+        raise LaunchError(f"The image {reference} cannot be started as a sandbox: {'; '.join(problems)}.{how}")
     return Image(str(inspected["Id"]), environment)
+
+
+def incomplete(reference: str, said: str) -> LaunchError | None:
+    """Return the error for an image that has our label and not our programs, from what its start ended with."""
+    if not any(program in said for program in _STARTED) or "no such file" not in said.lower():
+        return None
+    return LaunchError(
+        f"The image {reference} has the label {LABEL}, but not the programs that a sandbox is started with "
+        f"({', '.join(_STARTED)}). Nothing was started. {_HOW_TO_MAKE_ONE}".rstrip()
+    )
+
+
+async def listed(engine: Engine) -> list[Built]:
+    """Return the images that are made for sandboxes, one for each name that they have (GET /images/json)."""
+    found = []
+    for each in await engine.images(LABEL):
+        # an image that was pulled by its digest has no tag, and one whose tag went on to another has neither
+        references = _named(each.get("RepoTags")) or _named(each.get("RepoDigests")) or [None]
+        created = datetime.fromtimestamp(each["Created"], UTC)
+        found += [Built(reference, str(each["Id"]), int(each["Size"]), created) for reference in references]
+    return sorted(found, key=lambda image: (image.reference or "~", image.created))
+
+
+def _named(references: list[str] | None) -> list[str | None]:
+    return [each for each in references or [] if "<none>" not in each]
 
 
 def names(inspected: Mapping[str, Any]) -> tuple[str, ...]:

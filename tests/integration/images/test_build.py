@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
 from bridge.errors import EngineUnavailable, LaunchError, UsageError
 from bridge.launchers.docker import build as building
+from bridge.launchers.docker import command
 
 Stubs = Callable[[str, str], Path]
 
@@ -43,7 +46,7 @@ def docker_stub(stubs: Stubs, tmp_path: Path) -> Callable[..., Path]:
 
 def build(**options: object) -> tuple[str, list[str]]:
     said: list[str] = []
-    return building.build(say=said.append, **options), said  # type: ignore[arg-type]
+    return anyio.run(partial(building.build, say=said.append, **options)), said  # type: ignore[arg-type]
 
 
 def test_an_image_is_built_from_the_public_base_that_the_engine_has(docker_stub: Callable[..., Path]) -> None:
@@ -122,7 +125,7 @@ def test_a_registry_that_never_answers_is_given_up(
     docker_stub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker_stub(images="none", pull="sleep 100")
-    monkeypatch.setattr(building, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(command, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LaunchError, match="could not be pulled"):
         build()
@@ -188,4 +191,4 @@ def test_an_unknown_image_is_refused_with_what_there_is() -> None:
     ],
 )
 def test_buildkit_is_built_into_the_docker_command_only_between_two_versions(version: str, built_in: bool) -> None:  # noqa: FBT001
-    assert building.has_buildkit(version) is built_in
+    assert command.has_buildkit(version) is built_in

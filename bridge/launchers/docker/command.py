@@ -93,7 +93,7 @@ class DockerCommand:
         """
         # the builder too: one that was chosen with `docker buildx use` would keep the image to itself
         environ = {**environ, "DOCKER_HOST": endpoint.url, "DOCKER_BUILDKIT": "1", "BUILDX_BUILDER": "default"}
-        command = cls(await _builder(environ), environ, watch)
+        command = cls(await builder(environ), environ, watch)
         answer = await command._ask("version", "--format", "{{.Server.Version}}")
         if not answer.ok:
             raise EngineUnavailable(
@@ -144,7 +144,8 @@ class DockerCommand:
         return Answer(ok=process.returncode == 0, text="\n".join(last))
 
 
-async def _builder(environ: Mapping[str, str]) -> str:
+async def builder(environ: Mapping[str, str]) -> str:
+    """Return the first docker command on the PATH that can build with BuildKit; raises `LaunchError`."""
     found: list[str] = []
     for directory in environ.get("PATH", os.defpath).split(os.pathsep):
         command = shutil.which("docker", path=directory) if directory else None

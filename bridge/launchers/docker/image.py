@@ -25,7 +25,7 @@ LABEL = f"{owner.IMAGE}=1"
 DOCKERFILE = f"""\
 FROM {TAGS["python"]}
 USER 0
-RUN /opt/kernel/bin/pip install --no-cache-dir PACKAGE
+RUN /opt/kernel/bin/pip install --no-cache-dir numpy
 """
 """An image of one's own on top of ours; images/README.md explains it."""
 

@@ -178,8 +178,8 @@ main() {
   elif use_usual; then
     prepare_base
   elif socket=$(refusing_socket); then
-    has docker || fail "$socket is there, but no docker command to use it with. Install the docker command line and try again"
-    is_root || fail "$socket is there but does not let $(id -un) in. Start the engine, or ask to be put into the group docker"
+    has docker || give_up "$socket is there, but no docker command to use it with. Install the docker command line and try again"
+    is_root || give_up "$socket is there but does not let $(id -un) in. Start the engine, or ask to be put into the group docker"
     if [ "$socket" = "$SOCKET" ] && is_running dockerd; then
       say "$socket is there and dockerd runs, but it does not answer yet: waiting"
       until version "unix://$SOCKET" >/dev/null || ! is_running dockerd; do
@@ -191,12 +191,12 @@ main() {
     if found=$(version "unix://$SOCKET") && [ "$socket" = "$SOCKET" ]; then
       say "using Docker $found at unix://$SOCKET"
     elif [ "$socket" = "$SOCKET" ] && is_running dockerd; then
-      fail "dockerd runs but does not answer at $SOCKET after $START_SECONDS seconds; see its log or journalctl -u docker"
+      give_up "dockerd runs but does not answer at $SOCKET after $START_SECONDS seconds; see its log or journalctl -u docker"
     elif [ "$socket" = "$SOCKET" ] && is_installed docker.io; then
       say "$socket is left over from an engine that has ended: starting it again"
       start_engine
     else
-      fail "$socket is there but nothing answers. Start the engine it belongs to; another one is not installed beside it"
+      give_up "$socket is there but nothing answers. Start the engine it belongs to; another one is not installed beside it"
     fi
     prepare_base
   elif ! is_root; then

@@ -205,7 +205,9 @@ class Channels:
         try:
             await self._sockets[channel].send_multipart(frames)
         except zmq.ZMQError as error:
-            raise KernelNotResponding(f"The kernel at {self._where()} takes no requests: {error.strerror}.") from None
+            raise KernelNotResponding(
+                f"The kernel at {self._where()} takes no requests: {error.strerror}. Nothing was executed."
+            ) from None
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
         socket = self._sockets[channel]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.messages import Message
@@ -16,6 +16,8 @@ from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, St
 
 # What one execution keeps in memory: far more than any model is shown, little enough for ten of them.
 KEPT_BYTES = 8 * 1024 * 1024
+# Finished executions whose output can still be read.
+KEPT_EXECUTIONS = 10
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
 PIECE = 64 * 1024
 
@@ -40,23 +42,37 @@ class _Kept:
         self._head_size = self._tail_size = 0
         self.left_out = 0
 
-    def add(self, output: Output, display_id: str | None = None) -> None:
+    def add(self, output: Output, display_id: str | None = None) -> str | None:
+        """Keep an output; returns a sentence where only a part of it was small enough to be kept."""
+        output, note = _fitted(output, self._half)
         size = _size(output)
         if not self._tail and self._head_size + size <= self._half:
             self._head.append(_Piece(output, size, display_id))
             self._head_size += size
-            return
+            return note
         self._tail.append(_Piece(output, size, display_id))
         self._tail_size += size
         while self._tail_size > self._half:
             dropped = self._tail.popleft()
             self._tail_size -= dropped.size
             self.left_out += dropped.size
+        return note
 
-    def update(self, display_id: str, data: DisplayData) -> None:
-        for piece in (*self._head, *self._tail):
-            if piece.display_id == display_id:
-                piece.output = data
+    def update(self, display_id: str, data: DisplayData) -> str | None:
+        note = None
+        for pieces in (self._head, self._tail):
+            for piece in pieces:
+                if piece.display_id != display_id:
+                    continue
+                room = 2 * self._half - self._head_size - self._tail_size + piece.size
+                piece.output, note = _fitted(data, min(self._half, room))
+                grown = _size(piece.output) - piece.size
+                piece.size += grown
+                if pieces is self._head:
+                    self._head_size += grown
+                else:
+                    self._tail_size += grown
+        return note
 
     def merged(self) -> Iterator[Output]:
         texts: list[str] = []
@@ -79,8 +95,31 @@ def _size(output: Output) -> int:
     if isinstance(output, Stream):
         return len(output.text)
     if isinstance(output, Error):
-        return sum(map(len, output.traceback))
-    return sum(len(content) if isinstance(content, str) else 1024 for content in output.data.values())
+        return len(output.ename) + len(output.evalue) + sum(map(len, output.traceback))
+    return sum(map(_form_size, output.data.values()))
+
+
+def _form_size(content: Any) -> int:
+    return len(content) if isinstance(content, str) else 1024
+
+
+def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
+    """Return an output that is at most as large as the limit, and a sentence on what was taken from it."""
+    if isinstance(output, Stream) or _size(output) <= limit:
+        return output, None
+    if isinstance(output, Error):
+        # the end of a traceback says where it happened, and its last line what
+        cut = Error(output.ename, output.evalue[:PIECE], tuple(line[-PIECE:] for line in output.traceback[-20:]))
+        return cut, "The traceback was too large to keep; shown is its end."
+    data = dict(output.data)
+    dropped = []
+    for form in sorted(data, key=lambda form: _form_size(data[form]), reverse=True):
+        if sum(map(_form_size, data.values())) <= limit:
+            break
+        dropped.append(f"{form} ({_form_size(data[form]):,} characters)")
+        data[form] = data[form][:PIECE] if form == "text/plain" else ""
+    data = {form: content for form, content in data.items() if content != ""}
+    return replace(output, data=data), f"Of one output this was too large to keep: {', '.join(dropped)}."
 
 
 class Execution:
@@ -104,6 +143,11 @@ class Execution:
     def started(self) -> bool:
         """The kernel has begun to run it."""
         return self._started
+
+    @property
+    def running(self) -> bool:
+        """The kernel works on it: neither reply nor idle has come, of which either may be the first."""
+        return self._started and not self._idle and self._ending is None
 
     @property
     def replied(self) -> bool:
@@ -183,7 +227,7 @@ class Execution:
         if kind == "update_display_data":
             display_id = _mapping(content.get("transient")).get("display_id")
             if display_id:
-                self._kept.update(display_id, _display(content))
+                self._note(self._kept.update(display_id, _display(content)))
             return
         if kind not in ("stream", "display_data", "execute_result", "error"):
             return
@@ -193,17 +237,21 @@ class Execution:
         if kind == "stream":
             self._stream(content)
         elif kind == "display_data":
-            self._kept.add(_display(content), _mapping(content.get("transient")).get("display_id"))
+            self._keep(content, _display(content))
         elif kind == "execute_result":
-            self._kept.add(
-                ExecuteResult(
-                    _mapping(content.get("data")), _mapping(content.get("metadata")), content.get("execution_count")
-                ),
-                _mapping(content.get("transient")).get("display_id"),
-            )
+            data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
+            self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
         else:
             lines = tuple(str(line) for line in content.get("traceback") or ())
-            self._kept.add(Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
+            self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
+
+    def _keep(self, content: Any, output: Output) -> None:
+        self._note(self._kept.add(output, _mapping(content.get("transient")).get("display_id")))
+
+    def _note(self, sentence: str | None) -> None:
+        # a cell that updates one display a thousand times is told so once
+        if sentence and sentence not in self._notes:
+            self._notes.append(sentence)
 
     def _stream(self, content: Any) -> None:
         text = str(content.get("text", ""))
@@ -218,3 +266,36 @@ def _display(content: Any) -> DisplayData:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+class Executions:
+    """The executions of one kernel by number, the last of them kept: also beyond the session that sent them."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._kept: dict[int, Execution] = {}
+
+    def begin(self, msg_id: str, code: str) -> Execution:
+        """Number an execution and keep it; the oldest one is no longer kept."""
+        execution = Execution(self._next, msg_id, code)
+        self._next += 1
+        self._kept[execution.number] = execution
+        while len(self._kept) > KEPT_EXECUTIONS:
+            del self._kept[next(iter(self._kept))]
+        return execution
+
+    def forget(self, execution: Execution) -> None:
+        """Keep it no longer: it was never sent."""
+        self._kept.pop(execution.number, None)
+
+    def get(self, number: int) -> Execution | None:
+        """Return the one of a number, where it is still kept."""
+        return self._kept.get(number)
+
+    def of(self, msg_id: str) -> Execution | None:
+        """Return the one that a message answers."""
+        return next((each for each in self._kept.values() if each.msg_id == msg_id), None)
+
+    def __iter__(self) -> Iterator[Execution]:
+        """All that are kept, the oldest first."""
+        return iter(self._kept.values())

@@ -26,8 +26,8 @@ import anyio
 
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs
-from bridge.execution import Execution
+from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
+from bridge.execution import Execution, Executions
 from bridge.messages import Message
 from bridge.outputs import Result
 
@@ -35,14 +35,16 @@ from bridge.outputs import Result
 IDLE_GRACE = 1.0
 # How long an interrupted cell may take to end before the caller is told that it has not.
 INTERRUPT_WAIT = 3.0
+# A look takes milliseconds, the first one with its subshell some tens of them.
+LOOK_WAIT = 5.0
+# An idle kernel answers in milliseconds.
+SETTLING = 0.5
 # A short cell has ended by the time its start is seen, and what runs then may be someone else's.
 UNWANTED_GRACE = 0.05
 # The kernel replies once the signal is sent, within milliseconds.
 INTERRUPT_REPLY = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
-# Finished executions whose output can still be read.
-KEPT_EXECUTIONS = 10
 
 log = logging.getLogger(__name__)
 
@@ -76,24 +78,26 @@ class SessionState:
 class KernelSession:
     """The connection; made by `open_session`."""
 
-    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], first_execution: int) -> None:
+    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], executions: Executions) -> None:
         self._channels = channels
         self._explain = explain
-        self._next = first_execution
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         self._unknown = True
         self._current: Execution | None = None
-        self._executions: dict[int, Execution] = {}
-        self._by_msg_id: dict[str, Execution] = {}
         self._unwanted: set[str] = set()
+        # of those that have not ended yet
         self._finished: dict[str, asyncio.Event] = {}
-        self._replies: dict[str, asyncio.Event] = {}
+        self._replies: dict[str, asyncio.Future[Message | None]] = {}
+        self._subshell: str | None = None
+        self._looking = asyncio.Lock()
         self._listeners: dict[str, OnMessage] = {}
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._sends: set[asyncio.Task[Any]] = set()
+        self.executions = executions
+        """All that were sent to this kernel, also by the sessions before this one."""
         self.reason = ""
         """Once lost: one sentence, what happened to the kernel or the way to it."""
         channels.start(self._receive, self._disconnected)
@@ -122,11 +126,6 @@ class KernelSession:
         """The kernel or the connection is gone (or going); open another session."""
         return self._losing is not None
 
-    @property
-    def last_execution(self) -> int:
-        """The highest number that this session gave to an execution."""
-        return self._next - 1
-
     def state(self) -> SessionState:
         """Return what is known now, without asking the kernel."""
         if self.lost:
@@ -135,9 +134,9 @@ class KernelSession:
         running = (*ours, *map(str, self._foreign.values()))
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
 
-    async def settled(self, wait: float) -> SessionState:
-        """Return the state once the kernel has answered in turn; after `wait` seconds without that it is busy."""
-        await asyncio.wait({self._first_answer}, timeout=wait)
+    async def settled(self) -> SessionState:
+        """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
+        await asyncio.wait({self._first_answer}, timeout=SETTLING)
         return self.state()
 
     # -- executing
@@ -147,8 +146,16 @@ class KernelSession:
 
         A result whose status is `running` or `queued` goes on; `read` tells more. `on_message` sees each message of
         the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and nothing was executed then;
-        `KernelDied` where the session was over before the cell was sent. A cancelled call interrupts its cell.
+        `KernelDied` where the session was over before the cell was sent, `KernelNotResponding` where it could not be
+        sent, `UsageError` for code that no message can carry. A cancelled call interrupts its cell.
         """
+        try:
+            code.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The code holds half a surrogate pair (\\u{ord(code[error.start]):04x}), which no message can carry. "
+                "Nothing was executed; write the whole character, or an escape in a string."
+            ) from None
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         for _ in range(RESENDS):
@@ -163,34 +170,47 @@ class KernelSession:
 
         Raises `NoSuchKernel` for a number that is not kept.
         """
-        execution = self._executions.get(number)
+        execution = self.executions.get(number)
         if execution is None:
-            kept = ", ".join(map(str, self._executions)) or "none"
+            kept = ", ".join(str(each.number) for each in self.executions) or "none"
             raise NoSuchKernel(f"Execution {number} is not kept for this kernel; kept are: {kept}.")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         return self._told(execution)
 
     async def interrupt(self) -> Result:
         """Interrupt our own running cell and return its result; raises `NotOurs` where there is none to interrupt."""
         execution = self._current
-        if execution is None or execution.done or execution.replied:
-            others = "; ".join(map(str, self._foreign.values()))
-            raise NotOurs(
-                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
-                "its owner can do that."
-                if others
-                else "Nothing that was started through this bridge is running, so there is nothing to interrupt."
-            )
-        if not execution.started:
+        if execution is not None and not execution.done and not execution.started:
             self._unwanted.add(execution.msg_id)
             return self._told(execution)
+        if execution is None or not self._is_running(execution):
+            await self.settled()
+            raise self._not_ours()
         await self._send_interrupt()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTERRUPT_WAIT):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         return self._told(execution)
+
+    def _is_running(self, execution: Execution) -> bool:
+        """Tell whether our cell runs: one that others are seen to run has begun after ours ended."""
+        return execution.running and not any(each.code is not None for each in self._foreign.values())
+
+    def _not_ours(self) -> NotOurs:
+        others = "; ".join(map(str, self._foreign.values()))
+        if others:
+            return NotOurs(
+                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
+                "its owner can do that."
+            )
+        if self._unknown:
+            return NotOurs(
+                "What runs began before this connection, and the kernel does not tell whose it is, so it is not "
+                "interrupted; the user can do that."
+            )
+        return NotOurs("Nothing that was started through this bridge is running, so there is nothing to interrupt.")
 
     async def interrupt_anyones(self) -> bool:
         """Interrupt whatever runs, for the person whose kernel it is; True if it ended."""
@@ -211,12 +231,62 @@ class KernelSession:
     async def close(self) -> None:
         """Leave the kernel: what runs in it goes on, nothing is sent."""
         if self._losing is None:
+            await self._leave_subshell()
             self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
         await self._losing
         for task in self._sends:
             task.cancel()
         await asyncio.gather(*self._sends, return_exceptions=True)
         await self._channels.close()
+
+    # -- looking
+
+    async def look(self, expression: str) -> str:
+        """Return the text form of an expression's value, evaluated in the user's namespace beside whatever runs.
+
+        No history, no output, no `_`. It cannot be interrupted, so it must be short and call nothing of the user's.
+        Raises `KernelBusy` where a cell runs and the kernel has no subshells (JEP 91), `KernelNotResponding` where the
+        answer does not come in time, `KernelDied`.
+        """
+        content = {
+            "code": "",
+            "silent": True,
+            "store_history": False,
+            "user_expressions": {"look": expression},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        try:
+            async with asyncio.timeout(LOOK_WAIT), self._looking:
+                subshell = await self._beside()
+                state = self.state() if subshell else await self.settled()
+                if subshell is None and state.state != "idle":
+                    raise KernelBusy(
+                        f"The kernel is busy ({'; '.join(state.running) or 'since before this connection'}) and "
+                        "has no subshells (ipykernel 7 and later), so it cannot be looked into before that has ended."
+                    )
+                reply = await self._or_lost(await self._ask("shell", "execute_request", content, subshell))
+        except TimeoutError:
+            raise KernelNotResponding(
+                f"The kernel did not let itself be looked into within {LOOK_WAIT:g} s: native code holds it up."
+            ) from None
+        answer = (reply.content.get("user_expressions") or {}).get("look") or {}
+        text = (answer.get("data") or {}).get("text/plain")
+        if answer.get("status") != "ok" or not isinstance(text, str):
+            raise KernelError(
+                f"The kernel could not be looked into: {answer.get('ename', 'no answer')}: {answer.get('evalue', '')}"
+            )
+        return text
+
+    async def _beside(self) -> str | None:
+        """Return the id of our subshell, made with the first look; None where the kernel has none."""
+        if self._subshell is None and "kernel subshells" in (
+            self._channels.kernel_info.get("supported_features") or ()
+        ):
+            reply = await self._or_lost(await self._ask("control", "create_subshell_request", {}))
+            made = reply.content.get("subshell_id")
+            self._subshell = made if isinstance(made, str) else None
+        return self._subshell
 
     # -- taking turns
 
@@ -232,7 +302,8 @@ class KernelSession:
 
     async def _until_own_is_done(self) -> None:
         if self._current is not None and not self._current.done:
-            await self._or_lost(self._finished[self._current.msg_id])
+            await self._end_of(self._current)
+            self._raise_if_lost()
 
     async def _until_free(self) -> None:
         """Return when nobody else's request is known to run."""
@@ -269,38 +340,42 @@ class KernelSession:
             },
         )
         msg_id = str(message["header"]["msg_id"])
-        execution = Execution(self._next, msg_id, code)
-        self._next += 1
-        self._remember(execution)
+        execution = self._current = self.executions.begin(msg_id, code)
+        self._finished[msg_id] = asyncio.Event()
         if on_message:
             self._listeners[msg_id] = on_message
-        # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
-        with anyio.CancelScope(shield=True):
-            await self._channels.send_message("shell", message)
+        try:
+            # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
+            with anyio.CancelScope(shield=True):
+                await self._channels.send_message("shell", message)
+        except Exception:
+            self._forget(execution)  # it was never sent, so nobody must wait for it
+            raise
         return execution
 
-    def _remember(self, execution: Execution) -> None:
-        self._current = execution
-        self._executions[execution.number] = execution
-        self._by_msg_id[execution.msg_id] = execution
-        self._finished[execution.msg_id] = asyncio.Event()
-        while len(self._executions) > KEPT_EXECUTIONS:
-            oldest = self._executions.pop(next(iter(self._executions)))
-            for table in (self._by_msg_id, self._finished, self._listeners):
-                table.pop(oldest.msg_id, None)
+    def _forget(self, execution: Execution) -> None:
+        self._current = None
+        self.executions.forget(execution)
+        for table in (self._finished, self._listeners):
+            table.pop(execution.msg_id, None)
+
+    async def _end_of(self, execution: Execution) -> None:
+        finished = self._finished.get(execution.msg_id)
+        if finished is not None:
+            await finished.wait()
 
     async def _wait(self, execution: Execution, deadline: float | None) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                await self._finished[execution.msg_id].wait()
+                await self._end_of(execution)
         except TimeoutError:
             return
         except asyncio.CancelledError:
             # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
             with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
-                if execution.started and not execution.replied:
+                if self._is_running(execution):
                     await self._send_interrupt()
-                elif not execution.done:
+                elif not execution.started and not execution.done:
                     self._unwanted.add(execution.msg_id)
             raise
 
@@ -313,16 +388,28 @@ class KernelSession:
         # that comes before the signal was sent wakes it for nothing, so this waits for the reply.
         await self._ask("shell", "kernel_info_request", {})
 
-    async def _ask(self, channel: Literal["shell", "control"], msg_type: str, content: dict[str, Any]) -> asyncio.Event:
+    async def _ask(
+        self,
+        channel: Literal["shell", "control"],
+        msg_type: str,
+        content: dict[str, Any],
+        subshell: str | None = None,
+    ) -> asyncio.Future[Message | None]:
         message = self._channels.new_message(msg_type, content)
-        answered = self._replies[str(message["header"]["msg_id"])] = asyncio.Event()
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        answered = asyncio.get_running_loop().create_future()
+        self._replies[str(message["header"]["msg_id"])] = answered
         await self._channels.send_message(channel, message)
         return answered
 
-    async def _or_lost(self, event: asyncio.Event) -> None:
-        """Wait for an event of the kernel; `_lose` sets every event, so that nobody waits for a dead kernel."""
-        await event.wait()
-        self._raise_if_lost()
+    async def _or_lost(self, answered: asyncio.Future[Message | None]) -> Message:
+        """Wait for a reply; `_lose` answers every request, so that nobody waits for a dead kernel."""
+        reply = await asyncio.shield(answered)
+        if reply is None:
+            self._raise_if_lost()
+            raise KernelDied("The kernel is gone. Nothing was executed.")
+        return reply
 
     def _raise_if_lost(self) -> None:
         if self._lost.is_set() or self._losing:
@@ -348,12 +435,12 @@ class KernelSession:
         if message.parent_session != self._channels.session:
             self._foreign_message(message)
             return
-        execution = self._by_msg_id.get(message.parent_id)
+        execution = self.executions.of(message.parent_id)
         if execution is None:
-            answered = self._replies.get(message.parent_id)
-            if answered is not None and message.channel != "iopub":
-                del self._replies[message.parent_id]
-                answered.set()
+            if message.channel != "iopub":
+                answered = self._replies.pop(message.parent_id, None)
+                if answered is not None:
+                    answered.set_result(message)
             return
         execution.feed(message)
         listener = self._listeners.get(message.parent_id)
@@ -378,7 +465,7 @@ class KernelSession:
 
     def _take_back(self, execution: Execution) -> None:
         """Interrupt a cell that nobody waits for any more, if it is still ours that runs."""
-        if not execution.replied and not self._foreign and not self.lost:
+        if self._is_running(execution) and not self._foreign and not self.lost:
             self._in_background(self._send_interrupt())
 
     def _foreign_message(self, message: Message) -> None:
@@ -403,14 +490,24 @@ class KernelSession:
         grace = self._graces.pop(execution.msg_id, None)
         if grace is not None:
             grace.cancel()
-        if execution.msg_id in self._finished:
-            self._finished[execution.msg_id].set()
+        finished = self._finished.pop(execution.msg_id, None)
+        if finished is not None:
+            finished.set()
 
     def _in_background(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
         return task
+
+    async def _leave_subshell(self) -> None:
+        """A subshell outlives its client, thread and all, unless it is deleted."""
+        if self._subshell is None:
+            return
+        subshell, self._subshell = self._subshell, None
+        with contextlib.suppress(TimeoutError, KernelNotResponding, KernelDied):
+            async with asyncio.timeout(INTERRUPT_REPLY):
+                await self._or_lost(await self._ask("control", "delete_subshell_request", {"subshell_id": subshell}))
 
     # -- losing
 
@@ -421,11 +518,11 @@ class KernelSession:
     async def _lose(self, sentence: str | None) -> None:
         self.reason = sentence or await self._explain()
         self._lost.set()
-        for execution in self._executions.values():
+        for execution in self.executions:
             execution.lose(self.reason)
             self._settle(execution)
         for answered in self._replies.values():
-            answered.set()
+            answered.set_result(None)
 
 
 async def open_session(
@@ -435,12 +532,13 @@ async def open_session(
     explain: Callable[[], Awaitable[str]],
     timeout: float,
     starting: bool = False,
-    first_execution: int = 1,
+    executions: Executions | None = None,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
+    `executions` are those of the session that this one takes the place of: numbers go on, and what was kept is read.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised.
     """
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, first_execution)
+    return KernelSession(channels, explain, executions or Executions())

@@ -46,7 +46,7 @@ def judged(facts: EngineFacts, spec: SandboxSpec | None) -> Iterator[Finding]:
     yield Finding(
         "engine",
         "ok",
-        f"{facts.version} at {facts.address}, named by {facts.named_by} ({about})",
+        f"{facts.version} at {facts.address}, {facts.source} ({about})",
     )
     if facts.missing_limits:
         yield Finding(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -95,6 +96,9 @@ def say(text: str) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     gc.enable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no arrow must not cost the line
     try:
         result = cli.main(arguments, prog_name="kernel-bridge", standalone_mode=False)
         return result if isinstance(result, int) else 0

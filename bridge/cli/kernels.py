@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -20,11 +22,26 @@ from bridge.launchers import LogLine
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import find
 
+T = TypeVar("T")
+
 
 def open_kernels(policy_file: Path | None, engine: str | None) -> Kernels:
     """Return the kernels under the policy in force, signed as the person at the shell."""
     username = os.environ.get("USER") or "shell"
     return Kernels(find(policy_file), lambda: DockerLauncher(engine), username=username)
+
+
+def with_kernels(policy_file: Path | None, engine: str | None, work: Callable[[Kernels], Coroutine[Any, Any, T]]) -> T:
+    """Do what a command does with the kernels, and leave them however it ends."""
+    kernels = open_kernels(policy_file, engine)
+
+    async def and_leave() -> T:
+        try:
+            return await work(kernels)
+        finally:
+            await kernels.close()
+
+    return complete(and_leave)
 
 
 @click.command()
@@ -36,9 +53,7 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
 
     Example: kernel-bridge ls --json
     """
-    kernels = open_kernels(policy_file, engine)
-
-    listed, trouble = complete(kernels.listing)
+    listed, trouble = with_kernels(policy_file, engine, lambda kernels: kernels.listing())
     if as_json:
         click.echo(json.dumps({"kernels": [asdict(each) for each in listed], "trouble": trouble}, indent=2))
         return
@@ -64,15 +79,7 @@ def status(*, name: str, as_json: bool, policy_file: Path | None, engine: str | 
 
     Example: kernel-bridge status analysis
     """
-    kernels = open_kernels(policy_file, engine)
-
-    async def work() -> Described:
-        try:
-            return await person.describe(kernels, name)
-        finally:
-            await kernels.close()
-
-    told = complete(work)
+    told = with_kernels(policy_file, engine, lambda kernels: person.describe(kernels, name))
     if as_json:
         click.echo(json.dumps(asdict(told), indent=2, default=str))
     else:
@@ -100,24 +107,21 @@ def logs(
     """
     if follow and tail:
         raise click.UsageError("Give either --follow or --tail.")
-    launcher = DockerLauncher(engine)
 
     def show(line: LogLine) -> None:
         click.echo(json.dumps(asdict(line)) if as_json else f"{line.time[:23]}Z  {line.source:<10}  {_readable(line)}")
 
-    async def work() -> None:
+    async def work(kernels: Kernels) -> None:
+        launcher = kernels.launcher
         if name not in {each.name for each in await launcher.sandboxes()}:
-            await _refuse_host_kernel(open_kernels(policy_file, engine), name)
+            await _refuse_host_kernel(kernels, name)
         if follow:
             await launcher.follow_log(name, show)
         else:
             for line in (await launcher.log(name))[-(tail or 0) :]:
                 show(line)
 
-    try:
-        complete(work)
-    finally:
-        launcher.close()
+    with_kernels(policy_file, engine, work)
 
 
 @click.command()
@@ -131,20 +135,12 @@ def interrupt(name: str, policy_file: Path | None, engine: str | None) -> None:
 
     Example: kernel-bridge interrupt analysis
     """
-    kernels = open_kernels(policy_file, engine)
-
-    async def work() -> str:
-        try:
-            return await person.interrupt(kernels, name)
-        finally:
-            await kernels.close()
-
-    say(complete(work))
+    say(with_kernels(policy_file, engine, lambda kernels: person.interrupt(kernels, name)))
 
 
 async def _refuse_host_kernel(kernels: Kernels, name: str) -> None:
     found = await kernels.find(name)
-    if found.sandbox is None:
+    if found.file:
         raise NotOurs(f"{found.file.name} is a kernel on the host; what it writes is where it was started.")
 
 

@@ -14,7 +14,7 @@ from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import kernel_names
 from bridge.cli.interruption import complete
 from bridge.cli.kernels import open_kernels
-from bridge.errors import KernelDied, UsageError
+from bridge.errors import BridgeError, KernelDied, UsageError
 from bridge.kernels.listing import Outcome
 from bridge.kernels.registry import Kernels
 from bridge.messages import Message
@@ -61,14 +61,13 @@ def run(
 
 async def _execute(kernels: Kernels, name: str, code: str, timeout: float | None) -> Outcome:
     status, _ = await kernels.connect(name)
-    reader_left = False
+    failed: list[OSError] = []
 
     def show(message: Message) -> None:
-        nonlocal reader_left
         try:
             _show(message)
-        except BrokenPipeError:
-            reader_left = True
+        except OSError as error:
+            failed.append(error)
             work.cancel()
 
     # a cancelled execution interrupts its own cell, so Ctrl-C reaches the code and not only this program
@@ -76,7 +75,11 @@ async def _execute(kernels: Kernels, name: str, code: str, timeout: float | None
     try:
         return await work
     except asyncio.CancelledError:
-        if reader_left:
+        if failed and not isinstance(failed[0], BrokenPipeError):
+            raise BridgeError(
+                f"The output could not be written ({failed[0].strerror}), so the cell was interrupted."
+            ) from None
+        if failed:
             raise BrokenPipeError from None
         raise
     finally:
@@ -92,7 +95,7 @@ def _show(message: Message) -> None:
         out.write(str(content.get("text", "")))
         out.flush()
     elif message.msg_type in ("execute_result", "display_data"):
-        click.echo((content.get("data") or {}).get("text/plain", ""))
+        print((content.get("data") or {}).get("text/plain", ""), flush=True)
     elif message.msg_type == "error":
         # click drops the colours where stderr is no terminal
         click.echo(

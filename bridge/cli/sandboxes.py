@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import click
 
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import sandbox_names
-from bridge.cli.interruption import complete
-from bridge.cli.kernels import open_kernels
+from bridge.cli.kernels import with_kernels
 from bridge.cli.requests import request_options
 from bridge.kernels import person
+from bridge.kernels.registry import Kernels
 from bridge.launchers import Sandbox
 from bridge.policy import SandboxRequest
 
@@ -35,15 +35,15 @@ def up(
 
     Example: jupyter console --existing "$(kernel-bridge up analysis)"
     """
-    kernels = open_kernels(policy_file, engine)
+    if sys.stderr.isatty():
+        say(f"Starting {f'sandbox {name}' if name else 'a sandbox'} …")
 
-    async def work() -> tuple[dict[str, Any], float]:
+    async def work(kernels: Kernels) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
         sandbox, status = await kernels.start_sandbox(dataclasses.replace(request, name=name or ""))
-        await kernels.close()
         return {**asdict(sandbox), "language": status.language}, time.monotonic() - started
 
-    about, seconds = complete(work)
+    about, seconds = with_kernels(policy_file, engine, work)
     say(f"Sandbox {about['name']} runs after {seconds:.1f} s ({about['language']}, network {about['network']}).")
     click.echo(json.dumps(about, indent=2, default=str) if as_json else str(about["connection_file"]))
 
@@ -57,8 +57,7 @@ def stop(name: str, policy_file: Path | None, engine: str | None) -> None:
 
     Example: kernel-bridge stop analysis
     """
-    kernels = open_kernels(policy_file, engine)
-    complete(partial(kernels.stop_sandbox, name))
+    with_kernels(policy_file, engine, lambda kernels: kernels.stop_sandbox(name))
     say(f"Sandbox {name} was stopped and removed.")
 
 
@@ -73,15 +72,7 @@ def restart(name: str, policy_file: Path | None, engine: str | None) -> None:
 
     Example: kernel-bridge restart analysis
     """
-    kernels = open_kernels(policy_file, engine)
-
-    async def work() -> str:
-        try:
-            return await person.restart(kernels, name)
-        finally:
-            await kernels.close()
-
-    say(complete(work))
+    say(with_kernels(policy_file, engine, lambda kernels: person.restart(kernels, name)))
 
 
 @click.command()
@@ -95,17 +86,15 @@ def gc(*, all_of_them: bool, policy_file: Path | None, engine: str | None) -> No
 
     Example: kernel-bridge gc
     """
-    kernels = open_kernels(policy_file, engine)
 
-    async def work() -> tuple[list[Sandbox], list[str]]:
+    async def work(kernels: Kernels) -> tuple[list[Sandbox], list[str]]:
         ended = await kernels.launcher.sweep()
         running = [each.name for each in await kernels.launcher.sandboxes()] if all_of_them else []
         for each in running:
             await kernels.launcher.stop(each)
-        await kernels.close()
         return ended, running
 
-    ended, stopped = complete(work)
+    ended, stopped = with_kernels(policy_file, engine, work)
     for each in ended:
         say(f"Sandbox {each.name} had ended: {each.ending}.")
     for name in stopped:

@@ -51,7 +51,7 @@ class KernelFile:
         session = self.info.jupyter_session
         if session is None or not notebook.endswith(".ipynb"):
             return False
-        return session == os.path.abspath(Path(notebook).expanduser()) or Path(session).name == notebook  # noqa: PTH100
+        return session == os.path.abspath(_expanded(notebook)) or Path(session).name == notebook  # noqa: PTH100
 
 
 def directories(attach: Attach) -> list[Path]:
@@ -77,8 +77,22 @@ def kernel_files(attach: Attach) -> Iterator[KernelFile]:
 
 
 def real(text: str) -> Path:
-    """Return the path that a person typed, with `~` and symlinks resolved."""
-    return Path(text).expanduser().resolve()
+    """Return the path that a person typed, with `~` and symlinks resolved; raises `BadConnectionFile` for none."""
+    try:
+        return _expanded(text).resolve()
+    except (RuntimeError, OSError):
+        raise BadConnectionFile(
+            f"{text[:200]!r} is not a path that can be followed: its symlinks lead in a circle."
+        ) from None
+
+
+def _expanded(text: str) -> Path:
+    if "\0" in text:
+        raise BadConnectionFile(f"{text[:200]!r} is not a path: it holds a NUL character.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadConnectionFile(f"{text[:200]!r} is not a path: there is no such user's home directory.") from None
 
 
 def by_path(path: Path, attach: Attach) -> KernelFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from bridge.connection import load
 from bridge.errors import (
     AmbiguousKernel,
     BridgeError,
@@ -32,7 +34,9 @@ from bridge.kernels import files
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
+from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher, Sandbox
+from bridge.looking import Variables, read_variables, variables_expression
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.session import KernelSession, OnMessage, open_session
 
@@ -44,10 +48,6 @@ REOPEN_TIMEOUT = 1.5
 START_TIMEOUT = 60.0
 # A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
 RESTART_TIMEOUT = 20.0
-# The sockets tell of an end some milliseconds before the engine knows of it.
-EXPLAIN_WAIT, EXPLAIN_STEP = 1.2, 0.1
-# An idle kernel answers in milliseconds.
-SETTLING = 0.5
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
 
@@ -98,9 +98,11 @@ class Kernels:
         """Signs our messages for the kernel's other clients; the agent's name, once it is known."""
         self._make_launcher = make_launcher
         self._made: Launcher | None = None
-        self._finder = Finder(policy.attach, lambda: self.launcher, lambda: self.username)
+        self._sandboxes = Sandboxes(lambda: self.launcher)
+        self._finder = Finder(policy.attach, lambda: self.launcher, self._sandboxes, lambda: self.username)
         self._connected: dict[str, _Connected] = {}
-        self._connecting = asyncio.Lock()
+        # one for each kernel: a slow one must not keep others from being connected to
+        self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
     def launcher(self) -> Launcher:
@@ -123,7 +125,7 @@ class Kernels:
     async def settled(self, name: str) -> Status:
         """Return a connected kernel's state once it is known; a kernel that keeps silent is busy."""
         connected = self._one(name)
-        await connected.session.settled(SETTLING)
+        await connected.session.settled()
         return connected.status()
 
     async def find(self, which: str) -> Found:
@@ -135,15 +137,25 @@ class Kernels:
     async def connect(self, which: str | None = None) -> tuple[Status, tuple[str, ...]]:
         """Connect to the kernel that `which` names, or to the only one there is; returns its status and notices."""
         found = await self._finder.find(which)
-        async with self._connecting:
-            connected = next((each for each in self._connected.values() if each.path == found.file.path), None)
+        async with self._connecting[found.path]:
+            connected = next((each for each in self._connected.values() if each.path == found.path), None)
             if connected is None:
-                if found.sandbox:
-                    await self._ready_gateway(found.sandbox)
-                connected = await self._open(found.file, found.sandbox, ATTACH_TIMEOUT)
-                return connected.status(), ()
+                return (await self._connect(found)).status(), ()
         connected = await self._live(connected.name)
         return connected.status(), (f"Already connected to {connected.name}.", *connected.take_notices())
+
+    async def _connect(self, found: Found) -> _Connected:
+        if found.file:
+            return await self._open(found.file, None, ATTACH_TIMEOUT)
+        assert found.sandbox  # noqa: S101 - it is one or the other
+        name = found.sandbox.name
+        try:
+            return await self._open(await self._sandboxes.ready(name), name, ATTACH_TIMEOUT)
+        except KernelNotResponding as error:
+            last = await self._sandboxes.last_ending(name)
+            if last is None:
+                raise
+            raise KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})") from None
 
     async def disconnect(self, name: str | None = None) -> str:
         """Forget a kernel; it and whatever runs in it go on. Returns its name."""
@@ -214,6 +226,11 @@ class Kernels:
             result = await connected.session.read(result.execution, wait=2.0)
         return Outcome(connected.name, connected.take_notices(), result)
 
+    async def variables(self, name: str | None = None, *, limit: int, start: int = 0) -> Variables:
+        """Look at the variables, also while a cell runs; nothing is executed that anybody would notice."""
+        connected = await self._live(name)
+        return read_variables(await connected.session.look(variables_expression(limit=limit, start=start)))
+
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""
         connected = self._one(name)
@@ -221,7 +238,7 @@ class Kernels:
             raise NotOurs(
                 f"{connected.name} runs on the host and was not started by the bridge; restart it where it was started."
             )
-        await self._live(connected.name)
+        # also where it does not answer, and so cannot be connected to
         await self.launcher.restart_kernel(connected.sandbox)
         if not await connected.session.until_lost(10.0):
             raise KernelError(f"The kernel of {connected.name} did not end; stop the sandbox and start another.")
@@ -235,9 +252,7 @@ class Kernels:
         except KernelNotResponding:
             # what answers from now on is its successor
             await self.launcher.restart_kernel(name)
-            file = await self._ready_gateway(name)
-            async with self._connecting:
-                await self._open(file, name, RESTART_TIMEOUT, starting=True)
+            await self._open(await self._sandboxes.ready(name), name, RESTART_TIMEOUT, starting=True)
         else:
             await self.restart(status.name)
 
@@ -267,7 +282,7 @@ class Kernels:
         reason, before = connected.session.reason, connected.kernel
         try:
             if connected.sandbox:
-                kernel_file = await self._ready_gateway(connected.sandbox)
+                kernel_file = await self._sandboxes.ready(connected.sandbox)
             else:
                 kernel_file, timeout = files.by_path(connected.path, self.policy.attach), REOPEN_TIMEOUT
             connected.session = await open_session(
@@ -276,7 +291,7 @@ class Kernels:
                 explain=lambda: self._what_became_of(connected),
                 timeout=timeout,
                 starting=True,
-                first_execution=connected.session.last_execution + 1,
+                executions=connected.session.executions,
             )
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
@@ -294,7 +309,9 @@ class Kernels:
     async def _given_up(self, connected: _Connected, reason: str, error: BridgeError) -> BridgeError:
         if connected.sandbox and not isinstance(error, KernelDied):
             # the sandbox is still there, so it stays connected and the next call tries again
-            return KernelNotResponding(f"{reason} It is not back yet ({error}) Nothing was executed; try again.")
+            last = await self._sandboxes.last_ending(connected.sandbox, connected.since)
+            why = f"last, {last}" if last else str(error)
+            return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.pop(connected.name, None)
         if connected.sandbox:
             with contextlib.suppress(LaunchError):
@@ -310,7 +327,7 @@ class Kernels:
     async def _open(
         self, file: KernelFile, sandbox: str | None, timeout: float, *, starting: bool = False
     ) -> _Connected:
-        """Open a session and register it under a free name; the caller holds `_connecting`."""
+        """Open a session and register it under a name that is free by then."""
         place: list[_Connected] = []
 
         async def explain() -> str:
@@ -337,12 +354,12 @@ class Kernels:
         await self.launcher.sweep()
         sandbox = await self.launcher.start(spec)
         try:
-            async with self._connecting:
-                file = await self._finder.file_of(sandbox)
-                connected = await self._open(file, sandbox.name, START_TIMEOUT, starting=True)
+            connected = await self._first_answer(sandbox)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
-                why = await self._ending(sandbox.name, None)
+                why = await self._sandboxes.last_ending(sandbox.name)
+                for each in [each for each in self._connected.values() if each.sandbox == sandbox.name]:
+                    await self._forget(each)
                 with contextlib.suppress(LaunchError):
                     await self.launcher.stop(sandbox.name)
             if isinstance(error, KernelNotResponding):
@@ -353,45 +370,31 @@ class Kernels:
             raise
         return sandbox, connected.status()
 
+    async def _first_answer(self, sandbox: Sandbox) -> _Connected:
+        """Connect to a kernel that still starts; raises `LaunchError` as soon as its container has ended."""
+        file = KernelFile(sandbox.connection_file.resolve(), load(sandbox.connection_file))
+        opening = asyncio.create_task(self._open(file, sandbox.name, START_TIMEOUT, starting=True))
+        ending = asyncio.create_task(self.launcher.until_ended(sandbox.name))
+        try:
+            await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done() or ending.exception():
+                return await opening
+            found = await self._sandboxes.get(sandbox.name)
+            how = found.ending if found else "it was removed"
+            raise LaunchError(f"Sandbox {sandbox.name} ended while its kernel was starting ({how}); it was removed.")
+        finally:
+            for task in (opening, ending):
+                task.cancel()
+            await asyncio.gather(opening, ending, return_exceptions=True)
+
+    async def _what_became_of(self, connected: _Connected) -> str:
+        if connected.sandbox is None:
+            return f"The host kernel {connected.name} has ended or closed its connection; its variables are gone."
+        return await self._sandboxes.what_became_of(connected.sandbox, connected.since)
+
     async def _free_sandbox_name(self) -> str:
         taken = {each.name for each in await self.launcher.sandboxes() if each.state != "ended"}
         return _free("sandbox", taken | set(self._connected))
-
-    async def _ready_gateway(self, name: str) -> KernelFile:
-        """Return a sandbox's connection file, its gateway brought back if it was lost; raises `KernelDied`."""
-        sandbox = await self._sandbox(name)
-        if sandbox is None or sandbox.state == "ended":
-            raise KernelDied(_end(name, sandbox))
-        if sandbox.state == "unreachable":
-            await self.launcher.revive(name)
-        return await self._finder.file_of(sandbox)
-
-    async def _sandbox(self, name: str) -> Sandbox | None:
-        return next((each for each in await self.launcher.sandboxes() if each.name == name), None)
-
-    async def _what_became_of(self, connected: _Connected) -> str:
-        name, since = connected.sandbox, connected.since
-        if name is None:
-            return f"The host kernel {connected.name} has ended or closed its connection; its variables are gone."
-        with contextlib.suppress(LaunchError, TimeoutError):
-            async with asyncio.timeout(EXPLAIN_WAIT):
-                while True:
-                    sandbox = await self._sandbox(name)
-                    if sandbox is None or sandbox.state == "ended":
-                        return _end(name, sandbox)
-                    if sandbox.state == "unreachable":
-                        return f"The gateway of sandbox {name} ended; its kernel and variables live on."
-                    ending = await self._ending(name, since)
-                    if ending:
-                        return f"In sandbox {name} {ending}. Its variables are lost; it is started again."
-                    await asyncio.sleep(EXPLAIN_STEP)
-        return f"The connection to sandbox {name} was lost, for a reason that the engine does not tell."
-
-    async def _ending(self, name: str, since: datetime | None) -> str | None:
-        try:
-            return await self.launcher.last_ending(name, since)
-        except BridgeError:
-            return None
 
     def _one(self, name: str | None) -> _Connected:
         if name is not None:
@@ -406,13 +409,6 @@ class Kernels:
                 "No kernel is connected: connect_to_kernel joins a running one, start_sandbox starts one."
             )
         raise AmbiguousKernel(f"Several kernels are connected, so name one as `kernel`: {', '.join(self._connected)}.")
-
-
-def _end(name: str, sandbox: Sandbox | None) -> str:
-    """Tell of a sandbox that has ended, or that somebody has stopped and so removed."""
-    if sandbox is None:
-        return f"Sandbox {name} was stopped; all its variables are lost."
-    return f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
 
 
 def _free(name: str, taken: set[str] | dict[str, _Connected]) -> str:

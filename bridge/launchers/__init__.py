@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from bridge.policy import SandboxSpec
 
-State = Literal["running", "unreachable", "ended"]
+State = Literal["running", "unreachable", "paused", "ended"]
 Source = Literal["supervisor", "kernel", "gateway"]
 
 
@@ -51,8 +51,8 @@ class EngineFacts:
     """What an engine says of itself, as far as it decides which sandboxes can be started there."""
 
     address: str
-    named_by: str
-    """Who chose this engine: an option, a variable, a context, a well-known place."""
+    source: str
+    """Where its address comes from: `named by …` an option, a variable or a context, or `found …`."""
     version: str
     api_version: str
     system: str
@@ -121,6 +121,10 @@ class Launcher(Protocol):
 
     async def restore_connection_file(self, name: str) -> None:
         """Write a running sandbox's lost connection file again."""
+        ...
+
+    async def until_ended(self, name: str) -> None:
+        """Return when the sandbox has ended."""
         ...
 
     async def log(self, name: str) -> list[LogLine]:

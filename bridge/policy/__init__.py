@@ -4,7 +4,7 @@ The one rule: fail closed. A policy that cannot be read in full, trusted and enf
 not allow by name is refused, with every reason and what is allowed instead.
 """
 
-from bridge.policy.decision import SandboxRequest, SandboxSpec, Workspace, asked_memory, decide
+from bridge.policy.decision import SandboxRequest, SandboxSpec, Workspace, allows_image, asked_memory, decide
 from bridge.policy.explaining import Reason, explain
 from bridge.policy.limits import Limits
 from bridge.policy.loading import BUILT_IN, built_in, built_in_text, load, parse
@@ -30,6 +30,7 @@ __all__ = [
     "SandboxSpec",
     "Setting",
     "Workspace",
+    "allows_image",
     "asked_memory",
     "built_in",
     "built_in_text",

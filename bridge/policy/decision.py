@@ -72,6 +72,14 @@ def asked_memory(text: str | None) -> int | None:
         raise UsageError(f"memory {text!r} is not a size: {error}. Nothing was started.") from None
 
 
+def allows_image(policy: Policy, reference: str) -> bool:
+    """Whether a policy lets sandboxes be started from an image of this name."""
+    try:
+        return images.allows(policy.sandbox.images, images.parse(reference))
+    except ValueError:
+        return False
+
+
 def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
     """The sandbox that the policy makes of a request.
 

@@ -149,10 +149,7 @@ class Mount(BaseModel):
 
 
 OUR_IMAGE = "kernel-bridge/python:3.13"
-OURS = (
-    ImageRule(repository="kernel-bridge/python", tags=("*",)),
-    ImageRule(repository="kernel-bridge/scipy", tags=("*",)),
-)
+OURS = tuple(ImageRule(repository=f"kernel-bridge/{name}", tags=("*",)) for name in ("python", "scipy"))
 """What is allowed where a policy does not say: the images that this project builds, and no others."""
 
 

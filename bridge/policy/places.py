@@ -96,7 +96,7 @@ def refuse_source(real: Path) -> None:
         if real.is_relative_to(tree):
             raise ValueError(f"{str(real)!r} belongs to the machine ({tree}); write a directory of your own files")
     for place in _engine_places():
-        if _related(real, place):
+        if related(real, place):
             raise ValueError(
                 f"{str(real)!r} is, holds or lies in {place}, where the container engine's socket or data is, "
                 "and who has that has the machine; write a directory without it"
@@ -113,7 +113,7 @@ def refuse_workspace(real: Path) -> None:
     """ValueError, with a sentence, for a directory that is never mounted, whatever the policy's mounts are."""
     refuse_source(real)
     for place, what in _private_places():
-        if _related(real, place):
+        if related(real, place):
             raise ValueError(f"{str(real)!r} is, holds or lies in {place}, {what}; ask for a directory without it")
     if real in _IMAGE_PLACES:
         raise ValueError(f"{str(real)!r} would hide the container's own {real}; ask for a directory below it")
@@ -128,7 +128,7 @@ def _refuse_characters(real: Path) -> None:
         raise ValueError(f"the path holds the character {found[1]}, which cannot be seen; rename the directory")
 
 
-def _related(real: Path, place: Path) -> bool:
+def related(real: Path, place: Path) -> bool:
     """Whether one is the other, holds it or lies in it; `place` as it is written and as it resolves."""
     return any(real.is_relative_to(form) or form.is_relative_to(real) for form in (place, _resolved(place)))
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from bridge.progress import Progress
 from bridge.tools import App, kernels_of, shown
-
-# Hosts give up on a call that is silent; the usual limit is a minute.
-HEARTBEAT = 5.0
 
 
 async def execute_code(
@@ -37,22 +33,10 @@ async def execute_code(
     """
     app = ctx.request_context.lifespan_context
     seconds = app.timeout(timeout)
-    async with _heartbeat(ctx):
-        outcome = await kernels_of(ctx).execute(code, name=kernel, timeout=seconds)
-    return await shown(app, outcome)
-
-
-@contextlib.asynccontextmanager
-async def _heartbeat(ctx: Context[App]) -> AsyncIterator[None]:
-    async def beat() -> None:
-        seconds = 0.0
-        while True:
-            await asyncio.sleep(HEARTBEAT)
-            seconds += HEARTBEAT
-            await ctx.report_progress(seconds, None, f"running for {seconds:g} s")
-
-    task = asyncio.create_task(beat())
+    progress = Progress()
+    telling = asyncio.create_task(progress.report(lambda passed, line: ctx.report_progress(passed, None, line)))
     try:
-        yield
+        outcome = await kernels_of(ctx).execute(code, name=kernel, timeout=seconds, on_message=progress.see)
     finally:
-        task.cancel()
+        telling.cancel()
+    return await shown(app, outcome)

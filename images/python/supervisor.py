@@ -1,9 +1,10 @@
 """PID 1 of a kernel's container: starts the kernel, starts it again after every end, and says how it ended.
 
 The one rule: nothing inside the container can end it, read it or give it orders. It obeys signals only where the
-kernel of the operating system says that they come from outside the container's process namespace, it is not dumpable
-(a process of the same uid could otherwise open `/proc/1/mem`), and it reads its standard input once, before any foreign
-code runs. It uses the standard library only, and no threads: all signals are blocked and waited for.
+kernel of the operating system says that they come from outside the container's process namespace; it is not dumpable
+(a process of the same uid could otherwise open `/proc/1/mem`); the kernel starts behind a filter that keeps it from
+changing PID 1's limits and scheduling (`seal.py`); and it reads its standard input once, before any foreign code runs.
+It uses the standard library only, and no threads: all signals are blocked and waited for.
 
 `../README.md` has the contract: the line on standard input, the JSON lines on standard output, the signals.
 """
@@ -26,7 +27,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-KERNEL = ("/opt/kernel/bin/python", "-m", "ipykernel_launcher", "-f")
+PYTHON = "/opt/kernel/bin/python"
+SEALED = (PYTHON, "-I", "-S", "/opt/kernel-bridge/seal.py")
+KERNEL = (*SEALED, PYTHON, "-m", "ipykernel_launcher", "-f")
 CONNECTION_FILE = Path("/run/kernel/connection.json")
 LIFE = Path("/run/kernel-bridge/life")
 

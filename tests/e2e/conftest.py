@@ -56,12 +56,12 @@ SOON = 60.0
 def command() -> Command:
     """Run a command line as a person or a script would."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = SOON, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bridge", *arguments],
             capture_output=True,
             text=True,
-            timeout=SOON,
+            timeout=timeout,
             check=False,
             env=os.environ | environment,
         )
@@ -92,6 +92,8 @@ def connect(request: pytest.FixtureRequest) -> Connect:
         env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment
         server = StdioServerParameters(command=sys.executable, args=arguments, env=env)
         async with Client(server, mode=request.param) as client:
+            # an era that quietly became the other one would leave half of these tests without a subject
+            assert (client.protocol_version >= "2026") is (request.param == "auto")
             yield Agent(client)
 
     return connected

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,27 @@ def test_a_reader_that_leaves_ends_the_command_and_its_cell(command: Any, host_k
     assert command("run", str(host_kernel.file), "-c", "print('free')", "--timeout", "20").stdout == "free\n"
 
 
+def test_what_the_terminal_cannot_show_costs_no_output(command: Any, host_kernel: Any) -> None:
+    code = "print('a \u2192 b'); print('second'); '\u2192'"
+    done = command("run", str(host_kernel.file), "-c", code, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2192 b\nsecond\n'\\u2192'\n", "")
+
+
+def test_an_output_that_cannot_be_written_fails_the_command(command: Any, host_kernel: Any) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "run", str(host_kernel.file), "-c", "print('x', flush=True); 1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SOON,
+            check=False,
+        )
+    assert done.returncode == 4
+    assert "could not be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_cell_that_outlives_the_timeout_is_a_kernel_failure_for_a_script(command: Any, host_kernel: Any) -> None:
     command("run", str(host_kernel.file), "-c", "1")
     done = command("run", str(host_kernel.file), "-c", "import time; time.sleep(3)", "--timeout", "1")
@@ -147,7 +170,7 @@ def test_a_policy_is_checked_with_all_its_problems_at_once(command: Any, tmp_pat
     "name",
     [
         *("", "serve", "up", "stop", "restart", "interrupt", "ls", "status", "logs", "run", "gc", "demo"),
-        *("image", "image build", "policy", "policy check", "policy show", "policy explain"),
+        *("image", "image build", "image ls", "policy", "policy check", "policy show", "policy explain"),
         *("doctor", "client", "client add", "client print", "completion"),
     ],
 )
@@ -174,3 +197,18 @@ def test_without_an_engine_the_demo_says_that_nothing_is_isolated(command: Any) 
     assert done.returncode == 0, done.stderr
     assert "NOTHING IS ISOLATED" in done.stderr
     assert "still alive, x = 43" in done.stdout
+
+
+def test_an_engine_that_hangs_delays_no_command_about_host_kernels(
+    command: Any, host_kernel: Any, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "hung.sock"))
+        hung.listen()
+        before = time.monotonic()
+        done = command("ls", "--engine", f"unix://{tmp_path}/hung.sock")
+        # the request itself would be given up after thirty seconds
+        assert time.monotonic() - before < 15
+    assert done.returncode == 0, done.stderr
+    assert "did not answer" in done.stderr
+    assert "kernel-test" in done.stdout

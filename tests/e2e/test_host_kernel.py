@@ -141,6 +141,34 @@ async def test_what_goes_wrong_before_any_kernel_is_told_in_words(connect: Any, 
         assert "attach.directories" in await agent.refused("connect_to_kernel", connection_file="/etc/passwd")
 
 
+async def test_the_variables_can_be_looked_at_while_the_persons_cell_runs(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        await agent.run("prices = [1.5, 2.5]; title = 'draft'")
+        await agent.run("import time; time.sleep(60)", timeout=0.5)
+        told = (await agent.client.call_tool("list_variables", {})).structured_content
+        rows = {each["name"]: each for each in told["variables"]}
+        assert (rows["prices"]["type"], rows["prices"]["length"], rows["prices"]["value"]) == ("list", 2, "1.5, 2.5")
+        assert rows["title"]["value"] == "'draft'"
+        assert "KeyboardInterrupt" in await agent.refused("interrupt_kernel")
+        assert "is not connected" in await agent.refused("list_variables", kernel="other")
+
+
+async def test_while_a_cell_runs_its_newest_line_is_told(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        told: list[str] = []
+
+        async def tell(_: float, __: float | None, line: str | None) -> None:
+            told.append(line or "")
+
+        code = "import time\nfor n in range(30): print('step', n, flush=True); time.sleep(0.1)"
+        await agent.client.call_tool("execute_code", {"code": code}, progress_callback=tell)
+        assert told
+        assert all(line.startswith("step") for line in told)
+        assert len(told) <= 4
+
+
 async def test_odd_text_harms_neither_the_call_nor_the_server(connect: Any, host_kernel: Any) -> None:
     async with connect() as agent:
         await connected(agent, host_kernel)

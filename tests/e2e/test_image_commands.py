@@ -17,7 +17,6 @@ import termios
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="module")
 def python_image() -> str:
-    return anyio.run(partial(building.build, say=print))
+    return anyio.run(building.build, "python", building.How(print))
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +79,6 @@ def dockerfile(python_image: str, tmp_path_factory: pytest.TempPathFactory) -> C
         return tag
 
     return build
-
-
-def size_and_layers(image: Any) -> tuple[int, list[str]]:
-    return image.attrs["Size"], image.attrs["RootFS"]["Layers"]
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +154,8 @@ def test_the_build_left_no_trace_of_this_machine_and_one_layer_of_what_is_new(
     told = json.dumps([image.history(), image.attrs])
     assert "ca-certificates" not in told
     assert str(ROOT) not in told
-    size, layers = size_and_layers(engine.images.get(PYTHON))
-    size_above, layers_above = size_and_layers(image)
-    assert layers_above[: len(layers)] == layers
-    assert 0 < size_above - size < 20 * 2**20
+    (added,) = [each["Size"] for each in image.history() if "compileall -qq" in each["CreatedBy"]]
+    assert 0 < added < 20 * 2**20
     below, above = (engine.containers.run(each, ["sh", "-c", LEFT_BEHIND], **AS_ROOT) for each in (PYTHON, project[0]))
     assert above == below
 
@@ -230,7 +223,7 @@ print(frame.y.sum(), frame.to_csv().count("\\n"), __import__("os").path.getsize(
 
 @pytest.mark.anyio
 async def test_the_agent_plots_data_in_a_sandbox_of_the_image_for_data_analysis(connect: Any) -> None:
-    await building.build("scipy", say=print)
+    await building.build("scipy", building.How(print))
     async with connect() as agent:
         await agent.call("start_sandbox", name="plots", image=TAGS["scipy"])
         try:
@@ -257,9 +250,6 @@ def test_the_image_for_data_analysis_is_built_by_its_name_on_top_of_the_other(
 ) -> None:
     built = command("image", "build", "scipy")
     assert (built.returncode, built.stdout) == (0, "kernel-bridge/scipy:3.13\n"), built.stderr
-    _, layers = size_and_layers(engine.images.get(PYTHON))
-    _, layers_above = size_and_layers(engine.images.get(TAGS["scipy"]))
-    assert layers_above[: len(layers)] == layers
     python = ["/opt/kernel/bin/python", "-B", "-c", UNCOMPILED]
     assert engine.containers.run(TAGS["scipy"], python, environment={"HOME": "/tmp"}, **AS_ROOT) == b"True []\n"
 
@@ -280,10 +270,6 @@ def test_the_documented_dockerfile_makes_an_image_that_sandboxes_start_from(
     tag = dockerfile(text[1].replace(f"FROM {PYTHON}", f"FROM {below}"), made())
     told = run_in(command, tag, "import numpy, os; print(numpy.__file__.startswith('/opt/kernel/'), os.getuid() != 0)")
     assert told == "True True\n"
-    without_user = text[1].replace(f"FROM {PYTHON}", f"FROM {below}").replace("USER 0\n", "")
-    with pytest.raises(subprocess.CalledProcessError) as raised:
-        dockerfile(without_user, made())
-    assert b"Permission denied" in raised.value.stderr
 
 
 @pytest.mark.parametrize(
@@ -317,14 +303,14 @@ def test_the_images_are_listed_with_what_the_policy_in_force_says_of_each(
     assert listed.returncode == 0
     (line,) = [each for each in listed.stdout.splitlines() if each.startswith(project[0])]
     id_ = str(engine.images.get(project[0]).id)
-    assert re.fullmatch(rf"\S+ +{id_[7:19]} +\d+MiB  \d{{4}}-\d\d-\d\d \d\d:\d\d  allowed", line)
+    assert re.fullmatch(rf"\S+ +{id_[7:19]} +\d+MiB  \d{{4}}-\d\d-\d\d  allowed", line)
     told = json.loads(command("image", "ls", "--json", "--policy", str(policy)).stdout)
-    allowed = {each["image"]: each["allowed"] for each in told["images"]}
+    allowed = {each["reference"]: each["allowed"] for each in told["images"]}
     assert (allowed[PYTHON], allowed[project[0]]) == (True, False)
     assert "kernel-bridge/base:trixie" not in allowed
-    (row,) = [each for each in told["images"] if each["image"] == project[0]]
+    (row,) = [each for each in told["images"] if each["reference"] == project[0]]
     assert row["id"] == id_
-    assert row["size"] == engine.images.get(project[0]).attrs["Size"]
+    assert row["bytes"] == engine.images.get(project[0]).attrs["Size"]
     line = next(
         each for each in command("image", "ls", "--policy", str(policy)).stdout.splitlines() if project[0] in each
     )

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,24 @@ from bridge.launchers.docker.owner import current_owner
 SOON = 60.0
 
 
-def busy(name: str, code: str) -> subprocess.Popen[str]:
-    """Run a cell of somebody's and return once it runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "run", name, "-c", f"print('on', flush=True)\n{code}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "on\n"
-    return process
+@contextmanager
+def running(name: str, code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a cell of somebody's; the command is ended with the block, whatever became of it."""
+    command = [sys.executable, "-m", "bridge", "run", name, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def busy(name: str, code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a cell of somebody's, and go on once it runs."""
+    with running(name, f"print('on', flush=True)\n{code}") as process:
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        yield process
 
 
 def container(name: str, role: str) -> Any:
@@ -101,9 +110,13 @@ def test_a_restart_keeps_the_file_and_says_what_is_lost(command: Any, shell_sand
 
 
 def test_a_kernel_that_answers_nothing_can_be_told_so_and_restarted(command: Any, shell_sandbox: str) -> None:
-    # one loop in C: it keeps the interpreter's lock, so not even the control channel's thread runs, and sees no signal
-    with busy(shell_sandbox, "sum(range(10**15))") as cell:
-        told = command("status", shell_sandbox)
+    # one loop in C: it keeps the interpreter's lock, so not even the control channel's thread runs, and sees no signal;
+    # nor does the thread that would send what a cell has printed before it
+    with running(shell_sandbox, "sum(range(10**15))") as cell:
+        for _ in range(20):
+            told = command("status", shell_sandbox)
+            if told.returncode:
+                break
         assert told.returncode == 4
         assert "a kernel that hangs" in told.stdout
         refused = command("interrupt", shell_sandbox)
@@ -148,42 +161,42 @@ def test_logs_tell_starts_ends_and_what_the_process_wrote_itself(command: Any, s
     assert len(command("logs", shell_sandbox, "--tail", "1").stdout.splitlines()) == 1
 
 
+@contextmanager
+def following(name: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "bridge", "logs", "--follow", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_following_the_log_shows_what_comes_and_ends_with_the_sandbox(command: Any, shell_sandbox: str) -> None:
-    following = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "logs", "--follow", shell_sandbox],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert following.stdout
-    first = following.stdout.readline()
-    assert "started" in first
-    command("run", shell_sandbox, "-c", "import os; os._exit(7)")
-    seen = []
-    for line in following.stdout:
-        seen.append(line)
-        if "exit status 7" in line:
-            break
-    assert len([line for line in seen if "exit status 7" in line]) == 1
-    command("stop", shell_sandbox)
-    rest, errors = following.communicate(timeout=SOON)
-    assert following.returncode == 0, errors
-    assert "Traceback" not in rest + errors
+    with following(shell_sandbox) as process:
+        assert process.stdout
+        # it has read what there was, so what comes now can only be followed
+        seen = [process.stdout.readline()]
+        command("run", shell_sandbox, "-c", "import os; os._exit(7)")
+        for line in process.stdout:
+            seen.append(line)
+            if "exit status 7" in line:
+                break
+        assert len([line for line in seen if "exit status 7" in line]) == 1
+        assert any("started  epoch 1" in line for line in seen)
+        command("stop", shell_sandbox)
+        rest, errors = process.communicate(timeout=SOON)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in rest + errors
 
 
 def test_control_c_ends_following_at_once(shell_sandbox: str) -> None:
-    following = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "logs", "-f", shell_sandbox],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert following.stdout
-    following.stdout.readline()
-    following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=10)
-    assert following.returncode == 130
-    assert "Traceback" not in errors
+    with following(shell_sandbox) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
 
 
 def test_gc_leaves_running_sandboxes_alone_unless_told_otherwise(command: Any, shell_sandbox: str) -> None:

@@ -16,7 +16,6 @@ import tarfile
 import uuid
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -194,7 +193,7 @@ def wheels() -> Path:
 
 
 def test_the_wheel_and_its_tests_pass_on_the_newest_python(wheel: Path, wheels: Path) -> None:
-    image = anyio.run(partial(building.build, say=lambda _: None))
+    image = anyio.run(building.build)
     name = f"kernel-bridge-test-{uuid.uuid4().hex[:8]}"
     mounts = {"/dist": wheel.parent, "/wheels": wheels, "/src/tests": ROOT / "tests", "/src/bridge": ROOT / "bridge"}
     mounts |= {f"/src/{each}": ROOT / each for each in ("images", "pyproject.toml", "README.md", ".ci")}

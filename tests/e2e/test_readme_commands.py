@@ -59,7 +59,7 @@ def test_the_commands_of_the_readme_work_as_they_stand(
     block: list[str], command: Any, tmp_path: Path, runtime: Path
 ) -> None:
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

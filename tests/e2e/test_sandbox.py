@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -242,6 +243,101 @@ async def test_a_killed_gateway_is_told_at_once_and_comes_back_with_the_variable
         assert "variables are intact" in after
         assert after.endswith("(7, 1)")
         assert file.read_text() == ports
+
+
+async def test_a_sandbox_whose_gateway_and_file_are_both_lost_comes_back(
+    connect: Any, engine: docker.DockerClient
+) -> None:
+    async with connect() as agent, sandbox(agent, "both") as file:
+        await agent.run("x = 7")
+        await agent.call("disconnect_kernel")
+        kernel_container(engine, "both", "gateway").kill()
+        file.unlink()
+        await agent.call("connect_to_kernel", connection_file="both")
+        assert await agent.run("x") == "7"
+        assert file.exists()
+
+
+async def test_a_sandbox_whose_kernel_cannot_start_is_told_with_the_cause(connect: Any) -> None:
+    startup = "import os; os._exit(9)"
+    async with connect() as agent, sandbox(agent, "falls"):
+        await agent.run(
+            "import os, pathlib; place = pathlib.Path.home() / '.ipython/profile_default/startup';"
+            f"place.mkdir(parents=True, exist_ok=True); (place / 'fall.py').write_text({startup!r})"
+        )
+        assert "exit status" in await agent.refused("execute_code", code="os._exit(3)")
+        told = await agent.refused("execute_code", code="1", timeout=2)
+        assert "exit status 9" in told
+        assert "Nothing was executed" in told
+        listed = (await agent.client.call_tool("list_kernels", {})).structured_content["kernels"]
+        assert "not answering" in listed[0]["state"]
+        assert "exit status 9" in listed[0]["state"]
+
+
+async def test_a_kernel_that_answers_nothing_is_restarted_by_the_agent(connect: Any) -> None:
+    async with connect() as agent, sandbox(agent, "stuck"):
+        # one loop in C: no thread of the kernel runs any more
+        await agent.run("sum(range(10**15))", timeout=0.5)
+        assert "all earlier variables are gone" in await agent.call("restart_kernel")
+        assert await agent.run("1 + 1") == "2"
+
+
+async def test_a_paused_sandbox_is_told_as_that(connect: Any, engine: docker.DockerClient) -> None:
+    async with connect() as agent, sandbox(agent, "frozen"):
+        await agent.call("disconnect_kernel")
+        container = kernel_container(engine, "frozen")
+        container.pause()
+        try:
+            listed = (await agent.client.call_tool("list_kernels", {})).structured_content["kernels"]
+            assert "docker unpause" in listed[0]["state"]
+            assert "docker unpause" in await agent.refused("connect_to_kernel", connection_file="frozen")
+        finally:
+            container.unpause()
+        await agent.call("connect_to_kernel", connection_file="frozen")
+        assert await agent.run("1 + 1") == "2"
+
+
+async def test_a_container_that_ends_while_its_kernel_starts_is_told_at_once_and_leaves_nothing(
+    connect: Any, engine: docker.DockerClient
+) -> None:
+    async with connect() as agent:
+        start = asyncio.create_task(agent.refused("start_sandbox", name="early", cpus=0.1))
+        async with asyncio.timeout(SOON):
+            while True:
+                with contextlib.suppress(ValueError, docker.errors.APIError):
+                    container = kernel_container(engine, "early")
+                    if b"started" in container.logs(stdout=True, stderr=False):
+                        break
+                await asyncio.sleep(0.01)
+        container.kill()
+        told, seconds = await timed(start)
+        assert "ended while its kernel was starting (killed from outside" in told
+        assert seconds < 5
+        assert ours(engine) == {"containers": [], "volumes": []}
+
+
+async def test_a_slow_start_keeps_no_other_kernel_from_being_connected_to(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await agent.client.call_tool("list_kernels", {})
+        start = asyncio.create_task(agent.call("start_sandbox", name="slow", cpus=0.1))
+        try:
+            connecting = asyncio.create_task(agent.call("connect_to_kernel", connection_file=str(host_kernel.file)))
+            done, _ = await asyncio.wait({start, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            assert done == {connecting}
+            await start
+        finally:
+            await agent.client.call_tool("stop_sandbox", {"kernel": "slow"})
+
+
+async def test_a_runtime_directory_behind_a_symlink_shows_each_sandbox_once(connect: Any, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    async with connect(JUPYTER_RUNTIME_DIR=str(tmp_path / "link")) as agent, sandbox(agent, "linked"):
+        listed = (await agent.client.call_tool("list_kernels", {})).structured_content["kernels"]
+        assert [(each["name"], each["connected"]) for each in listed] == [("linked", True)]
+        await agent.call("disconnect_kernel")
+        await agent.call("connect_to_kernel")
+        assert await agent.run("1 + 1") == "2"
 
 
 async def test_restarting_keeps_name_and_file_and_says_that_the_variables_are_gone(connect: Any) -> None:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -100,7 +99,7 @@ def _await_socket(outer: subprocess.Popen[bytes], engine: Path, log: Path) -> No
 @pytest.fixture(scope="module")
 def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
     """An engine with userns-remap and our image."""
-    tag = anyio.run(partial(building.build, say=lambda _: None))
+    tag = anyio.run(building.build)
     with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default") as engine:
         with (
             contextlib.closing(docker.from_env(timeout=60)) as here,

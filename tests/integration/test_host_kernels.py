@@ -309,3 +309,73 @@ async def test_a_host_kernel_is_neither_restarted_nor_stopped(kernels: Kernels, 
     with pytest.raises(NotOurs, match="did not start"):
         await kernels.stop_sandbox(name)
     assert (await kernels.execute("1", timeout=SOON)).result
+
+
+@pytest.fixture
+async def hung_engine(tmp_path: Path) -> AsyncIterator[Path]:
+    """An engine that lets everybody in and never answers."""
+    waiting = asyncio.Event()
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await waiting.wait()
+        writer.close()
+
+    server = await asyncio.start_unix_server(say_nothing, tmp_path / "hung.sock")
+    yield tmp_path / "hung.sock"
+    waiting.set()
+    server.close()
+
+
+async def test_a_host_kernel_does_not_wait_for_an_engine_that_hangs(host_kernel: Any, hung_engine: Path) -> None:
+    kernels = Kernels(policy(), lambda: DockerLauncher(f"unix://{hung_engine}"), username="agent")
+    await ready(kernels, str(host_kernel.file))
+    await kernels.disconnect()
+    for which in ("kernel-test", "kernel-test.json", None):
+        before = time.monotonic()
+        await kernels.connect(which)
+        assert time.monotonic() - before < 10
+        await kernels.disconnect()
+    listed, trouble = await kernels.listing()
+    assert [each.state for each in listed] == ["alive"]
+    assert trouble
+    assert "did not answer within 2 s" in trouble
+
+
+async def test_a_notebook_whose_kernel_crashed_and_was_started_again_means_the_living_one(
+    kernels: Kernels, start_host_kernel: Callable[..., Any], tmp_path: Path
+) -> None:
+    notebook = str(tmp_path / "work.ipynb")
+    dead, alive = start_host_kernel("kernel-dead"), start_host_kernel("kernel-alive")
+    await ready(kernels, str(dead.file))
+    await ready(kernels, str(alive.file))
+    await kernels.close()
+    # the dead one's file stays, as after a server that crashed
+    content = dead.file.read_text()
+    await asyncio.to_thread(dead.kill)
+    dead.file.write_text(content)
+    for each in (dead, alive):
+        edit(each.file, jupyter_session=notebook)
+    status, _ = await kernels.connect("work.ipynb")
+    assert status.connection_file == str(alive.file)
+    await kernels.disconnect()
+    await asyncio.to_thread(alive.kill)
+    edit(alive.file, jupyter_session=notebook)
+    with pytest.raises(AmbiguousKernel, match=r"does not answer.*does not answer"):
+        await kernels.connect("work.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("which", "sentence"),
+    [
+        ("~nobody-of-that-name/kernel.json", "no such user's home directory"),
+        ("~nobody-of-that-name/x.ipynb", "No kernel is called"),
+        ("/tmp/\0.json", "NUL character"),
+        ("{tmp}/circle/kernel.json", "circle"),
+    ],
+)
+async def test_what_is_no_path_is_told_in_a_sentence(
+    kernels: Kernels, host_kernel: Any, tmp_path: Path, which: str, sentence: str
+) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises((BadConnectionFile, NoSuchKernel), match=sentence):
+        await kernels.connect(which.format(tmp=tmp_path))

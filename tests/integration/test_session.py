@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.connection import ConnectionInfo, load
-from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs
+from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
 from bridge.messages import Message
 from bridge.outputs import Error, ExecuteResult, Stream
 from bridge.session import KernelSession, open_session
@@ -55,12 +55,14 @@ async def pair(host_kernel: Any) -> AsyncIterator[Pair]:
     await person.close()
 
 
-async def started(session: KernelSession, code: str, **keywords: Any) -> asyncio.Task[Any]:
-    """Begin a cell and return once the kernel runs it."""
+async def started(
+    session: KernelSession, code: str, *, sign: str = "execute_input", **keywords: Any
+) -> asyncio.Task[Any]:
+    """Begin a cell and return once the kernel has sent the sign that it runs it."""
     running = asyncio.Event()
 
     def look(message: Message) -> None:
-        if message.msg_type == "execute_input":
+        if message.msg_type == sign:
             running.set()
 
     task = asyncio.create_task(session.execute(code, on_message=look, **keywords))
@@ -162,15 +164,17 @@ async def test_the_persons_cell_is_never_interrupted_by_the_agent(pair: Pair) ->
 
 
 async def test_an_interrupt_with_nothing_running_says_so(pair: Pair) -> None:
+    await until(lambda: pair.agent.state().state == "idle")  # the kernel still answers what alice asked to connect
     with pytest.raises(NotOurs, match="nothing to interrupt"):
         await pair.agent.interrupt()
 
 
 @pytest.mark.parametrize(
-    "code", ["import time; time.sleep(30)", "import asyncio; await asyncio.sleep(30)", "while True: pass"]
+    "code", ["import time; time.sleep(30)", "import asyncio; await asyncio.sleep(30)", "\nwhile True: pass"]
 )
 async def test_an_interrupt_ends_our_own_cell_soon(pair: Pair, code: str) -> None:
-    call = await started(pair.agent, code, timeout=SOON)
+    # a signal that comes before the code's first line hits IPython itself, which may swallow it
+    call = await started(pair.agent, f"print('on', flush=True); {code}", sign="stream", timeout=SOON)
     before = time.monotonic()
     result = await pair.agent.interrupt()
     assert result.status == "error"
@@ -265,10 +269,75 @@ async def test_a_watcher_that_fails_ends_neither_the_cell_nor_the_channel(pair: 
 async def test_nothing_is_kept_of_a_cell_beyond_the_last_ten(pair: Pair) -> None:
     for number in range(15):
         await pair.agent.execute(f"{number}", timeout=SOON)
-    kept = (pair.agent._executions, pair.agent._by_msg_id, pair.agent._finished)
-    assert [len(table) for table in kept] == [10, 10, 10]
+    assert [each.number for each in pair.agent.executions] == list(range(6, 16))
+    assert not pair.agent._finished
     assert not pair.agent._graces
     assert not pair.agent._listeners
+
+
+async def test_our_cell_whose_idle_came_before_its_reply_is_not_taken_for_the_one_that_runs(pair: Pair) -> None:
+    """Shell and iopub are two sockets; in between the other side's cell may run, which an interrupt would hit."""
+    replies: list[Message] = []
+    receive = pair.agent._receive
+
+    def hold_the_reply_back(message: Message) -> None:
+        if message.msg_type == "execute_reply":
+            replies.append(message)
+        else:
+            receive(message)
+
+    pair.agent._channels.start(hold_the_reply_back, pair.agent._disconnected)
+    ours = asyncio.create_task(pair.agent.execute("1", timeout=SOON))
+    await until(lambda: bool(replies) and not any(each.running for each in pair.agent.executions))
+    theirs = await started(pair.person, "import time; time.sleep(1); kept = 'yes'", timeout=SOON)
+    await until(lambda: any(each.code for each in pair.agent._foreign.values()))
+    with pytest.raises(NotOurs, match="not started through this bridge"):
+        await pair.agent.interrupt()
+    ours.cancel()
+    await asyncio.gather(ours, return_exceptions=True)
+    assert (await theirs).status == "ok"
+    assert await pair.value("kept") == "'yes'"
+
+
+async def test_a_cell_that_could_not_be_sent_leaves_the_next_one_free(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise KernelNotResponding("takes no requests")
+
+    # ZMQ's queue towards a peer that is gone: it cannot be made for real without losing the connection that is watched
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.agent._channels, "send_message", refuse)
+        pair.agent._unknown = False
+        with pytest.raises(KernelNotResponding):
+            await pair.agent.execute("x = 1", timeout=SOON)
+    assert pair.agent.state().state == "idle"
+    assert (await pair.agent.execute("1", timeout=SOON)).status == "ok"
+
+
+async def test_code_that_no_message_can_carry_is_refused_and_the_next_cell_runs(pair: Pair) -> None:
+    with pytest.raises(UsageError, match=r"\\ud800.*Nothing was executed"):
+        await pair.agent.execute("print('\ud800')", timeout=SOON)
+    assert (await pair.agent.execute("1", timeout=SOON)).status == "ok"
+
+
+async def test_what_was_kept_is_read_on_in_the_session_that_takes_the_place_of_a_lost_one(
+    host_kernel: Any, pair: Pair
+) -> None:
+    await pair.agent.execute("print('early')", timeout=SOON)
+    await pair.agent.execute("import time; time.sleep(60)", timeout=0.5)
+    pair.agent._disconnected()
+    await until(pair.agent._lost.is_set)
+    again = await open_session(
+        host_kernel.info, username="agent", explain=gone, timeout=SOON, executions=pair.agent.executions
+    )
+    assert (await again.read(1, wait=0)).outputs == (Stream("stdout", "early\n"),)
+    assert (await again.read(2, wait=0)).status == "lost"
+    with pytest.raises(NotOurs, match="began before this connection"):
+        await again.interrupt()
+    assert await again.interrupt_anyones()
+    assert (await again.execute("print('on')", timeout=SOON)).execution == 3
+    await again.close()
 
 
 async def test_an_execution_that_is_not_kept_is_told_apart(pair: Pair) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,7 +104,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"docker": DockerObserver}
 @pytest.fixture(scope="session")
 def image() -> str:
     # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return anyio.run(partial(building.build, say=print))
+    return anyio.run(building.build, "python", building.How(print))
 
 
 @pytest.fixture(scope="session", params=OBSERVERS)

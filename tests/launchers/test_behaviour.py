@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import pytest
 from bridge.connection import load
 from bridge.errors import ImageNotFound, LaunchError, NameTaken, NoSuchKernel, PolicyRefused, UsageError
 from bridge.launchers import LogLine
+from bridge.launchers.docker import DockerLauncher
 from bridge.policy import SandboxSpec
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +139,49 @@ print("alive")
 """
     assert await client.run(code) == "alive"
     assert await client.run("print(1)") == "1"
+
+
+REACH_PID_ONE = """
+import ctypes, os, resource
+libc = ctypes.CDLL(None, use_errno=True)
+
+def refused(name, *arguments):
+    if getattr(libc, name)(*arguments) != -1:
+        return f"{name} was allowed"
+    return os.strerror(ctypes.get_errno())
+
+few = (ctypes.c_ulong * 2)(1, 1)
+for tried in (
+    lambda: refused("prlimit", 1, resource.RLIMIT_CPU, few, None),
+    lambda: refused("setpriority", os.PRIO_PROCESS, 1, 19),
+    lambda: refused("setpriority", os.PRIO_PGRP, 1, 19),
+    lambda: refused("setpriority", os.PRIO_USER, os.getuid(), 19),
+    lambda: refused("sched_setaffinity", 1, 128, (ctypes.c_ulong * 16)(1)),
+    lambda: refused("sched_setscheduler", 1, 5, ctypes.byref(ctypes.c_int(0))),
+    lambda: refused("syscall", 0x40000000 + 302, 1, 0, few, None) if os.uname().machine == "x86_64" else "x32",
+):
+    print(tried())
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.prlimit(os.getpid(), resource.RLIMIT_CORE, (0, 0))
+os.nice(0); os.setpriority(os.PRIO_PROCESS, 0, 1); os.sched_setaffinity(0, os.sched_getaffinity(0))
+print(open("/proc/self/status").read().partition("Seccomp_filters:")[2].split()[0])
+"""
+
+
+async def test_the_first_process_cannot_be_crippled_from_inside(shared: Any) -> None:
+    _, client = shared
+    *tried, filters = (await client.run(REACH_PID_ONE)).splitlines()
+    refused = "Operation not permitted"
+    assert tried[:6] == [refused] * 6
+    assert tried[6] in ("Function not implemented", "x32")
+    # the engine's own, and ours on top of it
+    assert int(filters) >= 2
+    # what is started from a cell is behind it too
+    child = "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import resource; "
+    child += "resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'], stderr=subprocess.PIPE).returncode)"
+    assert await client.run(child) == "1"
+    pool = "from multiprocessing import get_context\nwith get_context('fork').Pool(2) as p: print(p.map(abs, [-1, -2]))"
+    assert await client.run(pool) == "[1, 2]"
 
 
 # -- names, limits, missing things
@@ -269,9 +314,42 @@ async def test_what_is_written_into_a_writable_workspace_belongs_to_its_owner(
     assert owner_of(workspace / "made.txt") == owner_of(workspace)
 
 
+async def test_what_the_kernel_of_root_made_in_an_open_workspace_is_roots_in_the_end(
+    observer: Any, spec: Spec, connect: Any, workspace: Path, tidy: None
+) -> None:
+    assert os.geteuid() == 0
+    os.chown(workspace, 0, 0)
+    os.chown(workspace / "data.txt", 4321, 4321)
+    policy = {"mounts": [{"source": str(workspace), "mode": "rw"}]}
+    asked = spec("rooted", workspace=workspace, workspace_mode="rw", policy=policy)
+    with pytest.raises(LaunchError, match=r"may not be written.*never root"):
+        await observer.launcher.start(asked)
+    workspace.chmod(0o777)
+    client = await connect(await observer.launcher.start(asked))
+    await client.run("open('made.txt', 'w').write('x'); import os; os.mkdir('deep')")
+    assert owner_of(workspace / "made.txt") not in (0, 4321)
+    await observer.launcher.stop("rooted")
+    assert (owner_of(workspace / "made.txt"), owner_of(workspace / "deep")) == (0, 0)
+    assert owner_of(workspace / "data.txt") == 4321
+
+
 def swap(directory: Path) -> None:
     directory.rename(directory.with_name("moved"))
     directory.symlink_to("/etc")
+
+
+async def test_a_workspace_that_holds_the_engines_socket_never_gets_in(
+    observer: Any, spec: Spec, tmp_path: Path, tidy: None
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    # an engine that only the person's command line names; the policy cannot know of it
+    (project / "engine.sock").symlink_to("/var/run/docker.sock")
+    policy = {"mounts": [{"source": str(tmp_path), "mode": "ro"}]}
+    launcher = DockerLauncher(f"unix://{project}/engine.sock")
+    with pytest.raises(PolicyRefused, match="container engine's socket"):
+        await launcher.start(spec("reaching", workspace=project, policy=policy))
+    launcher.close()
 
 
 async def test_a_workspace_that_is_swapped_after_the_check_never_gets_in(
@@ -447,4 +525,10 @@ async def test_a_lost_connection_file_is_not_made_of_what_code_inside_has_put_in
     await client.run("import os; os.unlink('/run/kernel/connection.json'); os.mkfifo('/run/kernel/connection.json')")
     with pytest.raises(LaunchError, match="could not be read back"):
         await observer.launcher.restore_connection_file("forged")
+    await client.run("os.unlink('/run/kernel/connection.json'); os.symlink('/dev/zero', '/run/kernel/connection.json')")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LaunchError, match="could not be read back"):
+        await observer.launcher.restore_connection_file("forged")
+    # KiB; without a bound it was two gigabytes
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert not sandbox.connection_file.exists()

@@ -163,3 +163,53 @@ def test_nonsense_content_harms_nothing() -> None:
     execution = fold(message("stream", {}), message("display_data", {}), message("error", {}), message("no_such", {}))
     execution.feed(message("execute_reply", {}, "shell"))
     assert execution.replied
+
+
+def test_it_runs_until_reply_or_idle_whichever_is_first() -> None:
+    assert not fold().running
+    assert fold(status("busy")).running
+    assert not fold(status("busy"), status("idle")).running
+    assert not fold(status("busy"), reply()).running
+
+
+def test_of_a_display_that_is_too_large_the_smaller_forms_are_kept_and_the_rest_is_told() -> None:
+    large = {"text/html": "h" * 5000, "image/png": "p" * 600, "text/plain": "<Figure>"}
+    result = fold(status("busy"), message("display_data", {"data": large, "metadata": {}}), keep=2000).result()
+    assert result.outputs == (DisplayData({"image/png": "p" * 600, "text/plain": "<Figure>"}, {}),)
+    assert "text/html (5,000 characters)" in result.notes[0]
+    assert result.left_out == 0
+
+
+def test_a_plain_text_that_is_too_large_is_kept_in_part() -> None:
+    content = {"data": {"text/plain": "t" * 500_000}, "metadata": {}, "execution_count": 1}
+    result = fold(status("busy"), message("execute_result", content), keep=400_000).result()
+    assert isinstance(result.outputs[0], ExecuteResult)
+    assert len(result.outputs[0].data["text/plain"]) == 64 * 1024
+    assert "text/plain (500,000 characters)" in result.notes[0]
+
+
+def test_an_error_is_never_lost_however_long_its_traceback() -> None:
+    lines = [f"line {number} " + "x" * 1000 for number in range(3000)]
+    raised = message("error", {"ename": "E", "evalue": "v", "traceback": lines})
+    result = fold(status("busy"), raised, keep=1_000_000).result()
+    assert result.outputs == (Error("E", "v", tuple(lines[-20:])),)
+    assert "traceback was too large" in result.notes[0]
+
+
+def test_a_display_that_grows_too_large_by_an_update_is_cut_too_and_told_once() -> None:
+    updates = [display("u" * 100_000, "one", "update_display_data") for _ in range(5)]
+    result = fold(status("busy"), display("a", "one"), *updates).result()
+    assert isinstance(result.outputs[0], DisplayData)
+    assert len(result.notes) == 1
+
+
+def test_many_displays_that_grow_by_updates_stay_within_what_is_kept() -> None:
+    displays = [display("a", str(number)) for number in range(100)]
+    updates = [
+        message("update_display_data", {"data": {"text/html": "h" * 400_000}, "transient": {"display_id": str(number)}})
+        for number in range(100)
+    ]
+    result = fold(status("busy"), *displays, *updates, keep=1_000_000).result()
+    kept = [each.data.get("text/html", "") for each in result.outputs if isinstance(each, DisplayData)]
+    assert len(kept) == 100
+    assert 400_000 <= sum(map(len, kept)) <= 1_000_000

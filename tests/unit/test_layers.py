@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2] / "bridge"
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
     {"errors"},
-    {"policy", "connection", "outputs", "messages", "pictures", "terminal"},
+    {"policy", "connection", "outputs", "messages", "pictures", "terminal", "looking"},
     {"execution"},
     {"channels", "launchers"},
     {"session"},
     {"kernels"},
-    {"render"},
+    {"render", "progress"},
     {"tools", "resources"},
     {"server"},
     {"ide", "clients"},
@@ -52,7 +52,10 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute, so that they can be read here"
-            yield node.module or ""
+            if node.module == "bridge":
+                yield from (f"bridge.{each.name}" for each in node.names)
+            else:
+                yield node.module or ""
 
 
 def level(room: str) -> int:
@@ -91,6 +94,19 @@ def test_imports_only_go_downwards_and_each_library_has_one_owner() -> None:
 )
 def test_the_check_itself_sees_a_wrong_import(name: str, imported: str) -> None:
     assert list(violations(name, name.split("/", maxsplit=1)[0], imported))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import bridge.session", ["bridge.session"]),
+        ("from bridge.session import KernelSession", ["bridge.session"]),
+        ("from bridge import session, server", ["bridge.session", "bridge.server"]),
+        ("def late():\n    import docker.errors", ["docker.errors"]),
+    ],
+)
+def test_every_way_to_import_is_read(text: str, found: list[str]) -> None:
+    assert list(imports(ast.parse(text))) == found
 
 
 def test_only_the_command_line_prints() -> None:

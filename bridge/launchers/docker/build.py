@@ -34,17 +34,34 @@ def images_directory() -> Path:
     )
 
 
+def _nothing(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class How:
+    """How the images are built on this machine; what a person may say about it."""
+
+    say: Say = _nothing
+    """Called with each step, in words."""
+    watch: Say | None = None
+    """Called with every line of the commands that are run. Default: `say`."""
+    ca_bundle: Path | None = None
+    """Certificates that the package index is checked against, where a proxy inspects TLS. Default: the one that this
+    process's own environment names (`SSL_CERT_FILE` and the like)."""
+    pip_config: Path | None = None
+    """pip's configuration for the build, for example with a mirror's address."""
+    engine: str | None = None
+    """The engine's address. Default: the one that sandboxes are started in."""
+
+
 async def build(
     name: str = "python",
+    how: How | None = None,
     *,
     requirements: Requirements | None = None,
     tag: str | None = None,
     base: str | None = None,
-    ca_bundle: Path | None = None,
-    pip_config: Path | None = None,
-    say: Say,
-    watch: Say | None = None,
-    engine: str | None = None,
 ) -> str:
     """Build an image and return its tag. Takes a minute or two the first time, seconds after that.
 
@@ -52,16 +69,11 @@ async def build(
 
     Args:
         name: the folder in `images/`.
+        how: see `How`.
         requirements: packages to install on top of the image `name`, which is built first where it is missing.
         tag: the name to give it. Default: the image's own, and with requirements the project's name after it.
         base: the image to start from. Default: the one that the Dockerfile names. The public Python image, where no
             registry gives it, is replaced by one made of Debian's packages (root and debootstrap needed).
-        ca_bundle: certificates that the package index is checked against, where a proxy inspects TLS. Default: the
-            one that this process's own environment names (`SSL_CERT_FILE` and the like).
-        pip_config: pip's configuration for the build, for example with a mirror's address.
-        say: called with each step, in words.
-        watch: called with every line of the commands that are run. Default: `say`.
-        engine: the engine's address. Default: the one that sandboxes are started in.
 
     Raises:
         UsageError: there is no such image, or the tag cannot be had.
@@ -74,13 +86,14 @@ async def build(
     chosen = _checked_tag(tag or (f"{TAGS[name]}-{requirements.label}" if requirements else TAGS[name]))
     if chosen in TAGS.values() and (requirements or chosen != TAGS[name]):
         raise UsageError(f"{chosen} is the name of the image that comes with kernel-bridge. Choose another --tag.")
-    bundle = ca_bundle or _ca_bundle(os.environ)
-    secrets = {"ca_bundle": bundle, "pip_conf": pip_config}
+    how = how or How()
+    bundle = how.ca_bundle or _ca_bundle(os.environ)
+    secrets = {"ca_bundle": bundle, "pip_conf": how.pip_config}
     arguments = [part for key, path in secrets.items() if path for part in ("--secret", secret(key, path))]
-    docker = await DockerCommand.find(host.find(engine), watch or say)
+    docker = await DockerCommand.find(host.find(how.engine), how.watch or how.say)
     if bundle:
-        say(f"with the certificates in {bundle}, as a secret of the build: they do not stay in the image")
-    work = _Build(docker, images_directory(), tuple(arguments), say)
+        how.say(f"with the certificates in {bundle}, as a secret of the build: they do not stay in the image")
+    work = _Build(docker, images_directory(), tuple(arguments), how.say)
     if requirements:
         await work.packages(name, requirements, chosen)
     else:

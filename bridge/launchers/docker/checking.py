@@ -43,7 +43,7 @@ def read(
             free = shutil.disk_usage(storage).free
     return EngineFacts(
         address=endpoint.url,
-        named_by=endpoint.source,
+        source=endpoint.source,
         version=str(version.get("Version", "")),
         api_version=str(version.get("ApiVersion", "")),
         system=str(info.get("OperatingSystem") or "an unknown system"),

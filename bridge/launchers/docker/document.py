@@ -350,6 +350,7 @@ def _labels(spec: SandboxSpec, facts: Facts) -> dict[str, str]:
         owner.NETWORK: spec.network,
         owner.IMAGE: spec.image,
         owner.WORKSPACE: str(spec.workspace.path) if spec.workspace else "",
+        owner.WORKSPACE_MODE: spec.workspace.mode if spec.workspace else "",
         owner.CONNECTION_FILE: str(facts.connection_file),
         owner.SOCKETS: str(facts.socket_directory or ""),
         owner.UID: str(facts.uid),

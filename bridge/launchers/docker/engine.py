@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONCURRENT_REQUESTS = 8
+LARGEST_ANSWER = 1 << 20
+"""Bytes of a command that is run inside; the longest honest one, /proc/mounts and the like, has a few thousand."""
 _OLDEST_API = "1.41"
 """Of engine 20.10."""
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -90,17 +92,22 @@ class Engine:
     """One local engine. Every method may raise a `LaunchError`; its text says what was being done (`border.py`)."""
 
     def __init__(self, endpoint: Callable[[], Endpoint]) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
+        """Looks for the engine; raises `EngineUnavailable`."""
         self._limiter = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
         self._making = threading.Lock()
         self._client: docker.APIClient | None = None
 
     def close(self) -> None:
         """Close the connections to the engine; the next request opens new ones."""
-        with self._making:
+        if not self._making.acquire(blocking=False):
+            return  # a request that nobody waits for any more still waits for an engine that hangs
+        try:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+        finally:
+            self._making.release()
 
     # -- looking: a cancelled one is left to its thread
 
@@ -122,9 +129,9 @@ class Engine:
 
         return await self._look("look for the image", inspect)
 
-    async def images(self, *labels: str) -> list[dict[str, Any]]:
-        """Return the images that carry all the labels."""
-        filters = {"label": list(labels)}
+    async def images(self, label: str) -> list[dict[str, Any]]:
+        """Return the images that carry a label (`name=value`)."""
+        filters = {"label": label}
         return await self._look("list the images", lambda client: client.images(filters=filters))
 
     async def containers(self, *labels: str) -> list[dict[str, Any]]:
@@ -149,7 +156,15 @@ class Engine:
 
         def run(client: docker.APIClient) -> str:
             made = client.exec_create(full, command, stderr=False)
-            return _text(client.exec_start(made["Id"]))
+            answer, told = client.exec_start(made["Id"], stream=True), bytearray()
+            try:
+                for piece in answer:
+                    told += piece
+                    if len(told) > LARGEST_ANSWER:
+                        raise LaunchError("The container told far more than it was asked for, so it was not read.")
+            finally:
+                vars(answer)["_response"].close()  # docker-py leaves that to its caller, and keeps it there
+            return _text(bytes(told))
 
         # docker-py waits without end here, and code inside could stop what we run there
         with anyio.move_on_after(REQUEST_TIMEOUT):
@@ -287,12 +302,12 @@ class Engine:
         try:
             return request(self._connect())
         except border.foreign() as error:
-            raise border.translated(doing, error, self._endpoint()) from error
+            raise border.translated(doing, error, self.endpoint()) from error
 
     def _connect(self) -> docker.APIClient:
         with self._making:
             if self._client is None:
-                endpoint = self._endpoint()
+                endpoint = self.endpoint()
                 # docker-py would lose, unclosed, a socket that cannot be connected
                 with socket.socket(socket.AF_UNIX) as probe:
                     probe.settimeout(REQUEST_TIMEOUT)

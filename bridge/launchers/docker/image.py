@@ -5,27 +5,25 @@ The one rule: a reference is resolved once, what is checked is the image of that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import owner
-from bridge.launchers.docker.engine import Engine
 
 TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13", "scipy": "kernel-bridge/scipy:3.13"}
 """The images that `kernel-bridge image build` builds: the folder's name in `images/` and the tag it gets."""
 
-OURS = "docker.io/kernel-bridge/"
+OURS = "kernel-bridge/"
 
 LABEL = f"{owner.IMAGE}=1"
 """What an image that is made for sandboxes is marked with; built on one of ours, it has it by itself."""
 
 DOCKERFILE = f"""\
 FROM {TAGS["python"]}
-USER 0
-RUN /opt/kernel/bin/pip install --no-cache-dir numpy
+RUN pip install --no-cache-dir numpy pandas
 """
 """An image of one's own on top of ours; images/README.md explains it."""
 
@@ -48,14 +46,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Built:
-    """An image in the engine that is made for sandboxes."""
+    """An image with our label, as the engine lists it."""
 
-    reference: str | None
-    """A name by which it can be asked for, as the engine writes it; None where a later build has taken its name."""
+    reference: str
+    """With its tag, or where it was pulled by its digest with that."""
     id: str
-    size: int
-    """Bytes, with what it shares with others."""
-    created: datetime
+    bytes: int
+    created: str
+    """ISO 8601, UTC."""
 
 
 def missing(reference: str) -> ImageNotFound:
@@ -68,9 +66,9 @@ def missing(reference: str) -> ImageNotFound:
 
 
 def how_to_get(reference: str) -> str:
-    """Return the command that brings an image into the engine; `reference` is in its full form."""
+    """Return the command that brings an image into the engine."""
     short = reference.removeprefix("docker.io/").removeprefix("library/")
-    if not reference.startswith(OURS):
+    if not short.startswith(OURS):
         return f"docker pull {short}"
     name = next((name for name, tag in TAGS.items() if tag == short), None)
     if name is None:
@@ -111,21 +109,26 @@ def incomplete(reference: str, said: str) -> LaunchError | None:
     )
 
 
-async def listed(engine: Engine) -> list[Built]:
-    """Return the images that are made for sandboxes, one for each name that they have (GET /images/json)."""
-    found = []
-    for each in await engine.images(LABEL):
-        # an image that was pulled by its digest has no tag, and one whose tag went on to another has neither
-        references = _named(each.get("RepoTags")) or _named(each.get("RepoDigests")) or [None]
-        created = datetime.fromtimestamp(each["Created"], UTC)
-        found += [Built(reference, str(each["Id"]), int(each["Size"]), created) for reference in references]
-    return sorted(found, key=lambda image: (image.reference or "~", image.created))
-
-
-def _named(references: list[str] | None) -> list[str | None]:
-    return [each for each in references or [] if "<none>" not in each]
-
-
 def names(inspected: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names that the image's ENV sets."""
     return tuple(dict.fromkeys(entry.partition("=")[0] for entry in (inspected.get("Config") or {}).get("Env") or []))
+
+
+def built(listed: Iterable[Mapping[str, Any]]) -> list[Built]:
+    """Read the engine's list (GET /images/json): one row for each name; what a later build replaced has none."""
+    return sorted(
+        (
+            Built(name, str(each["Id"]), int(each.get("Size") or 0), _time(each.get("Created")))
+            for each in listed
+            for name in _named(each.get("RepoTags")) or _named(each.get("RepoDigests"))
+        ),
+        key=lambda row: row.reference,
+    )
+
+
+def _named(references: Iterable[str] | None) -> list[str]:
+    return [each for each in references or () if "<none>" not in each]
+
+
+def _time(seconds: object) -> str:
+    return datetime.fromtimestamp(float(str(seconds or 0)), UTC).isoformat()

@@ -57,6 +57,16 @@ class Container:
         return Path(text) if text else None
 
     @property
+    def written_workspace(self) -> Path | None:
+        """The host directory that it was given to write to."""
+        return Path(self.labels[owner.WORKSPACE]) if self.labels.get(owner.WORKSPACE_MODE) == "rw" else None
+
+    @property
+    def uid(self) -> int:
+        """Whom it runs as."""
+        return int(self.labels.get(owner.UID) or 0)
+
+    @property
     def ended(self) -> bool:
         """Whether it ran and does not any more."""
         return self.state in ENDED

@@ -47,8 +47,7 @@ class DockerLauncher:
 
     def __init__(self, host_address: str | None = None, *, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._endpoint = partial(host.find, host_address, self._environ)
-        self._engine = Engine(self._endpoint)
+        self._engine = Engine(partial(host.find, host_address, self._environ))
 
     def close(self) -> None:
         """Close the connections to the engine; sandboxes go on."""
@@ -158,9 +157,9 @@ class DockerLauncher:
         """
         there = await self._look()
         kernel = self._running(name, there)
-        # bounded: code inside may have put there what cannot be read to its end
+        # bounded in time and size: code inside may have put there what cannot be read to its end
         inside = await self._engine.execute(
-            kernel.id, ["/usr/bin/timeout", "3", "/bin/cat", f"{PRIVATE}/connection.json"]
+            kernel.id, ["/usr/bin/timeout", "3", "/usr/bin/head", "-c", "4096", f"{PRIVATE}/connection.json"]
         )
         try:
             key = str(json.loads(inside)["key"])
@@ -206,7 +205,7 @@ class DockerLauncher:
 
     async def check(self) -> EngineFacts:
         """Ask the engine what it is and what it can do; raises `EngineUnavailable`."""
-        return await checking.facts(self._engine, self._endpoint())
+        return await checking.facts(self._engine, self._engine.endpoint())
 
     async def check_image(self, reference: str) -> str:
         """Return the id of the image that would be started; raises `ImageNotFound` or another `LaunchError`."""
@@ -216,6 +215,16 @@ class DockerLauncher:
         """Look what the next sweep would remove."""
         ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended")
         return checking.leftovers(ended, await self._look(volumes=True), self._environ)
+
+    async def images(self) -> list[image.Built]:
+        """Return the images in the engine that sandboxes can be started from, each tag by itself."""
+        return image.built(await self._engine.images(f"{owner.IMAGE}=1"))
+
+    async def until_ended(self, name: str) -> None:
+        """Return when the sandbox has ended: then its log does."""
+        kernel = (await self._look()).kernel(owner.checked_name(name))
+        if kernel is not None:
+            await self._engine.follow(kernel.id, stdout=True, after="", show=lambda *_: None)
 
     async def log(self, name: str) -> list[LogLine]:
         """Return what a sandbox wrote so far, also one that has ended, in the order of time."""
@@ -265,6 +274,11 @@ class DockerLauncher:
 
     def _running(self, name: str, there: Inventory) -> Container:
         kernel = there.kernel(owner.checked_name(name))
+        if kernel is not None and kernel.state == "paused":
+            raise LaunchError(
+                f"Sandbox {name} is paused, so nothing can be done in it. Wake it: "
+                f"docker unpause {owner.stem(name, self.owner)}"
+            )
         if kernel is None or kernel.state != "running":
             raise _none(name)
         return kernel
@@ -290,7 +304,7 @@ class DockerLauncher:
 
 def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:
     if (inspected.get("State") or {}).get("Paused"):
-        return "unreachable"
+        return "paused"
     gateway = there.gateway(kernel)
     lost = kernel.labels.get(owner.NETWORK) == "isolated" and (gateway is None or gateway.state != "running")
     return "unreachable" if lost else "running"

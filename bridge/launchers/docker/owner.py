@@ -27,11 +27,12 @@ NETWORK = LABEL + "network"
 IMAGE = LABEL + "image"
 """The reference that was asked for. On an image the same label is "1" and marks it as one of ours."""
 WORKSPACE = LABEL + "workspace"
+WORKSPACE_MODE = LABEL + "workspace-mode"
 CONNECTION_FILE = LABEL + "connection-file"
 SOCKETS = LABEL + "sockets"
 """With network none: the host directory that holds the kernel's sockets."""
 UID = LABEL + "uid"
-ALL = frozenset((OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, CONNECTION_FILE, SOCKETS, UID))
+ALL = frozenset((OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, WORKSPACE_MODE, CONNECTION_FILE, SOCKETS, UID))
 
 OWNER_VARIABLE = "KERNEL_BRIDGE_OWNER"
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))

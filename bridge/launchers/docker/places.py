@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import LaunchError
-from bridge.policy import SandboxSpec, Workspace
+from bridge.policy import SandboxSpec
 
 OWN_UIDS = range(200_000, 1_000_000)
 """Above what accounts and the usual subordinate ranges begin with. Some of Linux's limits are counted by uid."""
@@ -63,42 +63,6 @@ def own_user(uids: range, taken: Collection[int]) -> User:
     """Choose a uid that no other sandbox has."""
     uid = next(uid for uid in iter(lambda: uids[secrets.randbelow(len(uids))], None) if uid not in taken)
     return User(uid, uid)
-
-
-def workspace_owner(workspace: Workspace) -> User:
-    """Return who owns the workspace; raises `LaunchError` where it is not any more what the policy checked."""
-    try:
-        about = workspace.path.stat()
-    except OSError as error:
-        raise LaunchError(f"The workspace {workspace.path} cannot be looked at: {error.strerror}.") from None
-    if (about.st_dev, about.st_ino) != (workspace.device, workspace.inode):
-        raise LaunchError(
-            f"The workspace {workspace.path} was replaced while it was being checked; nothing was started."
-        )
-    return User(about.st_uid, about.st_gid)
-
-
-def check_enterable(workspace: Workspace, user: User | None) -> None:
-    """Raise `LaunchError` where the kernel could not even list the workspace.
-
-    `user` is None where the engine maps uids: the kernel is neither the owner of any file then, nor in its group.
-    """
-    about = workspace.path.stat()
-    needed = 0o005
-    if user is not None:
-        needed = 0o500 if about.st_uid == user.uid else 0o050 if about.st_gid == user.gid else 0o005
-    if about.st_mode & needed == needed:
-        return
-    if user is None:
-        raise LaunchError(
-            f"The workspace {workspace.path} is closed to others than its owner and group, and this engine maps the "
-            "uids of its containers, so the kernel is one of the others. Nothing was started. Open it (chmod o+rx "
-            f"{workspace.path}), or use an engine that does not map uids."
-        )
-    raise LaunchError(
-        f"The workspace {workspace.path} is closed to the uid {user.uid}, which the kernel would run as (it is "
-        f"never root). Nothing was started. Open it (chmod o+rx {workspace.path}), or give it to another user."
-    )
 
 
 def timezone(environ: Mapping[str, str] = os.environ, localtime: Path = Path("/etc/localtime")) -> str:

@@ -8,6 +8,7 @@ found by the next sweep.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,7 +19,7 @@ import anyio.to_thread
 
 from bridge.connection import load, runtime_directory
 from bridge.errors import BadConnectionFile, LaunchError
-from bridge.launchers.docker import places
+from bridge.launchers.docker import places, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 
@@ -47,6 +48,7 @@ async def remove(engine: Engine, doomed: Inventory) -> None:
         *(partial(engine.remove, each.id) for each in gateways), *(partial(_end, engine, each) for each in kernels)
     )
     failures += await _all(*(partial(engine.remove, each.id) for each in kernels))
+    await together(*(partial(_give_back, each) for each in kernels))
     for kernel in kernels:
         if kernel.socket_directory:
             places.remove_socket_directory(kernel.socket_directory)
@@ -102,6 +104,14 @@ async def _end(engine: Engine, kernel: Container) -> None:
     if kernel.state in ("running", "paused"):
         with contextlib.suppress(LaunchError):
             await engine.kill(kernel.id, "SIGKILL")
+
+
+async def _give_back(kernel: Container) -> None:
+    """Where root started a kernel, that ran as an unprivileged uid of its own: what it made is root's."""
+    workspace = kernel.written_workspace
+    if workspace and os.geteuid() == 0 and kernel.uid:
+        root = places.User(os.geteuid(), os.getegid())
+        await anyio.to_thread.run_sync(workspaces.give_back, workspace, kernel.uid, root)
 
 
 async def _remove_volume(engine: Engine, name: str) -> None:

@@ -19,7 +19,17 @@ import anyio
 
 from bridge.connection import ConnectionInfo, runtime_directory, save
 from bridge.errors import LaunchError, NameTaken, PolicyRefused
-from bridge.launchers.docker import capabilities, connections, endings, image, owner, places, removal, verification
+from bridge.launchers.docker import (
+    capabilities,
+    connections,
+    endings,
+    image,
+    owner,
+    places,
+    removal,
+    verification,
+    workspaces,
+)
 from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import SOCKETS, Documents, Facts, documents
 from bridge.launchers.docker.engine import Engine, Stdin, together
@@ -109,15 +119,17 @@ class _Start:
             )
         able = capabilities.read(info)
         capabilities.refuse(spec, able)
-        workspace_owner = places.workspace_owner(spec.workspace) if spec.workspace else None
-        taken = {int(each.labels.get(owner.UID) or 0) for each in (*there.containers, *there.others)}
+        taken = {each.uid for each in (*there.containers, *there.others)}
+        caller = places.User(os.geteuid(), os.getegid())
+        files_owner = workspaces.owner_of(spec.workspace) if spec.workspace else None
         if able.mapped:
             user = places.own_user(places.MAPPED_UIDS, taken)
         else:
-            caller = places.User(os.geteuid(), os.getegid())
-            user = places.choose_user(spec, caller, workspace_owner, places.OWN_UIDS, taken)
+            user = places.choose_user(spec, caller, files_owner, places.OWN_UIDS, taken)
         if spec.workspace:
-            places.check_enterable(spec.workspace, None if able.mapped else user)
+            sockets = places.socket_parent(self._environ)
+            workspaces.refuse_sockets(spec.workspace, self._engine.endpoint().socket, sockets)
+            workspaces.check_access(spec.workspace, None if able.mapped else user, caller)
         if spec.network == "none":
             self.socket_directory = places.make_socket_directory(user, self._environ)
         return Facts(

@@ -50,7 +50,9 @@ def docker_stub(stubs: Stubs, tmp_path: Path) -> Callable[..., Path]:
 
 def build(**options: object) -> tuple[str, list[str]]:
     said: list[str] = []
-    return anyio.run(partial(building.build, say=said.append, **options)), said  # type: ignore[arg-type]
+    how = {key: options.pop(key) for key in ("ca_bundle", "pip_config", "engine") if key in options}
+    chosen = building.How(said.append, **how)  # type: ignore[arg-type]
+    return anyio.run(partial(building.build, how=chosen, **options)), said  # type: ignore[arg-type]
 
 
 def test_an_image_is_built_from_the_public_base_that_the_engine_has(docker_stub: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ from bridge.policy import SandboxRequest, built_in, decide
 
 FACTS = EngineFacts(
     address="unix:///d.sock",
-    named_by="$DOCKER_HOST",
+    source="named by $DOCKER_HOST",
     version="29.1.0",
     api_version="1.52",
     system="Debian",

@@ -28,13 +28,13 @@ INFO: dict[str, Any] = {
 
 
 def facts(before: float = NOON, after: float = NOON + 1, **changes: Any) -> EngineFacts:
-    endpoint = Endpoint(Path("/d.sock"), "$DOCKER_HOST")
+    endpoint = Endpoint(Path("/d.sock"), "named by $DOCKER_HOST")
     return read(endpoint, {"Version": "29.1.0", "ApiVersion": "1.52"}, INFO | changes, before=before, after=after)
 
 
 def test_an_engine_that_can_do_all() -> None:
     told = facts()
-    assert (told.address, told.named_by) == ("unix:///d.sock", "$DOCKER_HOST")
+    assert (told.address, told.source) == ("unix:///d.sock", "named by $DOCKER_HOST")
     assert (told.version, told.api_version, told.system) == ("29.1.0", "1.52", INFO["OperatingSystem"])
     assert (told.missing_limits, told.warnings, told.maps_uids) == ((), (), None)
     assert told.runtimes == ("runc", "runsc")

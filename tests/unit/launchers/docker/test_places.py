@@ -58,49 +58,6 @@ def test_with_network_none_the_kernel_must_reach_the_callers_directory(spec: San
     assert places.choose_user(spec, ROOT, None, places.OWN_UIDS, ()).uid in places.OWN_UIDS
 
 
-def test_a_workspace_that_was_replaced_since_it_was_checked_is_refused(tmp_path: Path) -> None:
-    checked = tmp_path / "project"
-    checked.mkdir()
-    workspace = workspace_of(checked)
-    assert places.workspace_owner(workspace).uid == os.geteuid()
-    checked.rename(tmp_path / "elsewhere")
-    checked.symlink_to("/etc")
-    with pytest.raises(LaunchError, match="replaced"):
-        places.workspace_owner(workspace)
-    checked.unlink()
-    with pytest.raises(LaunchError, match="cannot be looked at"):
-        places.workspace_owner(workspace)
-
-
-@pytest.mark.parametrize(
-    ("mode", "user", "may"),
-    [
-        (0o700, User(os.geteuid(), 1), True),
-        (0o750, User(54321, os.getegid()), True),
-        (0o755, User(54321, 54321), True),
-        (0o750, User(54321, 54321), False),
-        (0o751, User(54321, 54321), False),
-    ],
-)
-def test_a_workspace_that_the_kernel_could_not_even_list_is_told_before_anything_is_made(
-    tmp_path: Path, mode: int, user: User, *, may: bool
-) -> None:
-    tmp_path.chmod(mode)
-    if may:
-        places.check_enterable(workspace_of(tmp_path), user)
-        return
-    with pytest.raises(LaunchError, match=f"closed to the uid {user.uid}.*chmod"):
-        places.check_enterable(workspace_of(tmp_path), user)
-
-
-def test_where_the_engine_maps_uids_even_the_callers_own_workspace_must_be_open_to_others(tmp_path: Path) -> None:
-    tmp_path.chmod(0o770)
-    with pytest.raises(LaunchError, match=r"maps the uids.*chmod"):
-        places.check_enterable(workspace_of(tmp_path), None)
-    tmp_path.chmod(0o705)
-    places.check_enterable(workspace_of(tmp_path), None)
-
-
 def test_the_time_zone_is_the_hosts_by_its_name(tmp_path: Path) -> None:
     link = tmp_path / "localtime"
     link.symlink_to("/usr/share/zoneinfo/Europe/Paris")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.types import ImageContent, TextContent
 from pydantic import BaseModel
 
 import bridge
-from bridge.errors import PolicyError
+from bridge.errors import PolicyError, UsageError
+from bridge.kernels.listing import Outcome
 from bridge.launchers.docker import connections
 from bridge.launchers.docker.document import Facts, documents
+from bridge.outputs import DisplayData, Result, Stream
 from bridge.policy import Limits, Policy, SandboxRequest, decide, parse
+from bridge.tools import App, shown
 
 # Changed alone, these change what the engine is asked for, what goes over stdin, or what is refused.
 DECIDED: dict[str, Any] = {
@@ -49,12 +57,32 @@ ELSEWHERE = {
     "attach.directories": "kernels/files.py",
     "attach.addresses": "kernels/files.py",
     "sandbox.max_running": "launchers/docker/starting.py",
-    "calls.timeout": "tools/__init__.py",
-    "calls.max_timeout": "tools/__init__.py",
-    "calls.max_output": "tools/__init__.py",
-    "calls.max_result": "tools/__init__.py",
+}
+# Changed alone, these change what a tool call does.
+CALLS: dict[str, Any] = {
+    "calls.timeout": "7s",
+    "calls.max_timeout": "2h",
+    "calls.max_output": "2KiB",
+    "calls.max_result": "64KiB",
 }
 NOT_A_SETTING = {"origin"}
+
+
+def png(side: int) -> str:
+    """A picture that cannot be made smaller without being drawn anew: noise, some hundred KiB."""
+    rows = b"".join(b"\0" + hashlib.shake_128(bytes([row])).digest(3 * side) for row in range(side))
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
+
+
+PICTURE = png(200)
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -122,6 +150,39 @@ def test_each_setting_that_is_not_enforced_yet_is_refused_by_name(setting: str, 
     assert "not supported yet" in refusal
 
 
+async def call(changes: dict[str, Any], workspace: Path) -> dict[str, Any]:
+    """What one and the same calls come to: how long they would wait, and how much they show."""
+    app = App(parse(text(workspace, changes), origin="the test's policy"), lambda _: pytest.fail("no kernel is needed"))
+    outputs = (Stream("stdout", "~" * 100_000), DisplayData({"image/png": PICTURE}))
+    shown_result = await shown(app, Outcome("lab", (), Result(1, "ok", outputs)))
+    try:
+        longest: float | str = app.timeout(2 * 3600.0)
+    except UsageError as error:
+        longest = str(error)
+    return {
+        "timeout": app.timeout(None),
+        "max_timeout": longest,
+        "max_output": sum(each.text.count("~") for each in shown_result.content if isinstance(each, TextContent)),
+        "max_result": sum(len(each.data) for each in shown_result.content if isinstance(each, ImageContent)),
+    }
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("setting", CALLS)
+async def test_each_setting_of_calls_changes_what_it_names_and_nothing_else(setting: str, workspace: Path) -> None:
+    before, after = await call({}, workspace), await call({setting: CALLS[setting]}, workspace)
+    name = setting.rpartition(".")[2]
+    changed = {each for each in before if before[each] != after[each]}
+    # the text is a part of the whole result
+    assert changed == {name} or (name, changed) == ("max_result", {"max_result", "max_output"})
+    if name == "timeout":
+        assert after[name] == 7
+    if name == "max_output":
+        assert after[name] <= 2 * 1024 < before[name] <= 48 * 1024
+    if name == "max_result":
+        assert after[name] < 64 * 1024 < before[name]
+
+
 @pytest.mark.parametrize("setting", ELSEWHERE)
 def test_each_other_setting_is_read_where_it_is_said_to_be(setting: str) -> None:
     module = Path(bridge.__file__).parent / ELSEWHERE[setting]
@@ -129,6 +190,7 @@ def test_each_other_setting_is_read_where_it_is_said_to_be(setting: str) -> None
 
 
 def test_no_setting_is_forgotten_in_the_tests_above() -> None:
-    assert leaves(Policy) == {*DECIDED, *REFUSED, *ELSEWHERE, *NOT_A_SETTING}
-    assert not (set(DECIDED) & set(REFUSED)) | (set(DECIDED) & set(ELSEWHERE)) | (set(REFUSED) & set(ELSEWHERE))
+    tables = (DECIDED, REFUSED, ELSEWHERE, CALLS, NOT_A_SETTING)
+    named = [name for table in tables for name in table]
+    assert sorted(named) == sorted(leaves(Policy)), "each is in one table, and only in one"
     assert {f"sandbox.limits.{name}" for name in Limits.model_fields} <= set(DECIDED)

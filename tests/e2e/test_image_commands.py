@@ -266,10 +266,19 @@ def test_the_documented_dockerfile_makes_an_image_that_sandboxes_start_from(
     named = [os.environ[each] for each in building.CA_VARIABLES if os.environ.get(each)]
     certificates = Path(named[0]).read_bytes() if named else b""
     trusting = "COPY --chmod=0644 certificates /etc/\nENV PIP_CERT=/etc/certificates\n" if named else ""
-    dockerfile(f"FROM {PYTHON}\n{trusting}", below, certificates)
+    dockerfile(f"FROM {PYTHON}\n{trusting}USER 65532\nONBUILD USER 0\n", below, certificates)
     tag = dockerfile(text[1].replace(f"FROM {PYTHON}", f"FROM {below}"), made())
     told = run_in(command, tag, "import numpy, os; print(numpy.__file__.startswith('/opt/kernel/'), os.getuid() != 0)")
     assert told == "True True\n"
+
+
+def test_two_lines_are_enough_on_every_image_that_the_command_builds(
+    dockerfile: Callable[..., str], made: Callable[[], str], project: tuple[str, Any], engine: docker.DockerClient
+) -> None:
+    anyio.run(building.build, "scipy", building.How(print))
+    for below in (PYTHON, TAGS["scipy"], project[0]):
+        assert engine.images.get(below).attrs["Config"]["User"] == "65532:65532"
+        dockerfile(f"FROM {below}\nRUN touch /opt/kernel/lib/written\n", made())
 
 
 @pytest.mark.parametrize(
@@ -378,7 +387,7 @@ def test_on_a_terminal_a_build_is_one_line_that_lives(python_image: str) -> None
     left = terminal.lines()
     assert not [each for each in left if each.startswith("#") or re.match(r"\d+:\d\d ", each)]
     assert f"building {PYTHON} from" in "\n".join(left)
-    assert "Start a sandbox from it: kernel-bridge up" in left
+    assert f"Start a sandbox from it: kernel-bridge up --image {PYTHON}" in left
 
 
 def test_on_a_terminal_a_build_that_fails_leaves_its_last_lines(

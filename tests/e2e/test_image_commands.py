@@ -186,7 +186,7 @@ def test_packages_that_would_break_the_kernel_are_refused_in_pips_words(
         (["--requirements", "bad.toml"], "is not valid TOML"),
         (["--requirements", "dynamic.toml"], "dynamic"),
         (["--requirements", "empty.txt", "--extra", "x"], "Only a pyproject.toml has extras"),
-        (["--requirements", "good.txt", "--tag", PYTHON], "comes with kernel-bridge"),
+        (["--requirements", "good.txt", "--tag", PYTHON], "others are built on"),
         (["--requirements", "good.txt", "--base", "x:1"], "python or scipy"),
         (["--extra", "x"], "together with --requirements"),
         (["none"], "There is no image 'none'; there is: python, scipy."),
@@ -266,10 +266,20 @@ def test_the_documented_dockerfile_makes_an_image_that_sandboxes_start_from(
     named = [os.environ[each] for each in building.CA_VARIABLES if os.environ.get(each)]
     certificates = Path(named[0]).read_bytes() if named else b""
     trusting = "COPY --chmod=0644 certificates /etc/\nENV PIP_CERT=/etc/certificates\n" if named else ""
-    dockerfile(f"FROM {PYTHON}\n{trusting}USER 65532\nONBUILD USER 0\n", below, certificates)
+    dockerfile(f"FROM {PYTHON}\n{trusting}", below, certificates)
     tag = dockerfile(text[1].replace(f"FROM {PYTHON}", f"FROM {below}"), made())
     told = run_in(command, tag, "import numpy, os; print(numpy.__file__.startswith('/opt/kernel/'), os.getuid() != 0)")
     assert told == "True True\n"
+
+
+def test_two_lines_cannot_change_what_the_kernel_runs_on_without_a_word(
+    dockerfile: Callable[..., str], made: Callable[[], str]
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        # no index is needed to see that it is not allowed
+        dockerfile(f"FROM {PYTHON}\nRUN pip install --no-index 'ipykernel<7'\n", made())
+    assert b"ipykernel" in failed.value.stderr
+    assert b"constraint" in failed.value.stderr
 
 
 def test_two_lines_are_enough_on_every_image_that_the_command_builds(

@@ -7,6 +7,7 @@ as secrets, by their paths, so that neither the image, its history nor a process
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from bridge.errors import LaunchError, UsageError
 from bridge.launchers.docker import bases, host
-from bridge.launchers.docker.command import DockerCommand, Say
+from bridge.launchers.docker.command import Answer, DockerCommand, Say
 from bridge.launchers.docker.image import TAGS
 from bridge.launchers.docker.requirements import Requirements
 from bridge.policy.images import parse
@@ -83,9 +84,9 @@ async def build(
     """
     if name not in TAGS:
         raise UsageError(f"There is no image {name!r}; there is: {', '.join(TAGS)}.")
-    chosen = _checked_tag(tag or (f"{TAGS[name]}-{requirements.label}" if requirements else TAGS[name]))
-    if chosen in TAGS.values() and (requirements or chosen != TAGS[name]):
-        raise UsageError(f"{chosen} is the name of the image that comes with kernel-bridge. Choose another --tag.")
+    if tag:
+        _check_tag(tag)
+    chosen = tag or (f"{TAGS[name]}-{requirements.label}" if requirements else TAGS[name])
     how = how or How()
     bundle = how.ca_bundle or _ca_bundle(os.environ)
     secrets = {"ca_bundle": bundle, "pip_conf": how.pip_config}
@@ -114,9 +115,7 @@ class _Build:
         """Build a folder of `images/`."""
         chosen = base or await self._base(name)
         self.say(f"building {tag} from {chosen}")
-        done = await self.docker.build(
-            f"--tag={tag}", f"--build-arg=BASE={chosen}", *self.arguments, str(self.folder / name)
-        )
+        done = await self._built(name, tag, chosen)
         if not done.ok:
             raise LaunchError(f"The image {tag} was not built; what was there before is unchanged. {done.reason}")
 
@@ -124,15 +123,7 @@ class _Build:
         """Build a person's packages on top of one of our images."""
         below = await self._ours(TAGS[name])
         self.say(f"building {tag}: the packages of {requirements.file} on top of {below}")
-        with tempfile.TemporaryDirectory(prefix="kernel-bridge-build-") as context:
-            requirements.write(Path(context))
-            done = await self.docker.build(
-                f"--tag={tag}",
-                f"--build-arg=BASE={below}",
-                f"--file={self.folder / 'packages' / 'Dockerfile'}",
-                *self.arguments,
-                context,
-            )
+        done = await self._built("packages", tag, below, {"requirements.txt": requirements.text})
         if done.ok:
             return
         lost = f"The image {tag} was not built; what was there before is unchanged."
@@ -143,6 +134,11 @@ class _Build:
             "only wheels are taken, unless a line `--no-binary NAME` in a requirements.txt lets one package be "
             f"compiled. {lost} pip said: {done.pips_reason}"
         )
+
+    async def _built(self, name: str, tag: str, base: str, files: Mapping[str, str] | None = None) -> Answer:
+        with tempfile.TemporaryDirectory(prefix="kernel-bridge-build-") as context:
+            _fill(Path(context), self.folder / name, files or {})
+            return await self.docker.build(f"--tag={tag}", f"--build-arg=BASE={base}", *self.arguments, context)
 
     async def _base(self, name: str) -> str:
         named = bases.default_base((self.folder / name / "Dockerfile").read_text(encoding="utf-8"))
@@ -158,14 +154,28 @@ class _Build:
         return tag
 
 
-def _checked_tag(tag: str) -> str:
+def _fill(context: Path, folder: Path, files: Mapping[str, str]) -> None:
+    """Put a folder's files and others into a build's context, readable for its user whatever this one's umask is."""
+    for each in folder.iterdir():
+        if each.is_file():
+            shutil.copyfile(each, context / each.name)
+    for name, text in files.items():
+        (context / name).write_text(text, encoding="utf-8")
+    for each in context.iterdir():
+        each.chmod(0o644)
+
+
+def _check_tag(tag: str) -> None:
     try:
         reference = parse(tag)
     except ValueError as error:
-        raise UsageError(f"The image cannot be named so: {error}. Nothing was built.") from None
+        raise UsageError(f"--tag: {error}. Nothing was built.") from None
     if reference.digest:
-        raise UsageError(f"{tag[:80]!r} names an image by its content, which is not known yet. Nothing was built.")
-    return tag
+        raise UsageError(f"--tag {tag[:80]} names an image by its content, which is not known yet. Nothing was built.")
+    if reference in [parse(each) for each in (*TAGS.values(), bases.DEBIAN_BASE)]:
+        raise UsageError(
+            f"--tag {tag} is the name of an image that others are built on. Nothing was built; give another."
+        )
 
 
 def secret(key: str, path: Path) -> str:

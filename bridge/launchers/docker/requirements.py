@@ -25,7 +25,7 @@ _EXTRAS = rf"(?:\s*\[\s*(?:{_NAME}(?:\s*,\s*{_NAME})*)?\s*\])?"
 _VERSION = r"(?:===|~=|==|!=|<=|>=|<|>)\s*[A-Za-z0-9.*+!_-]+"
 _VERSIONS = rf"(?:{_VERSION}(?:\s*,\s*{_VERSION})*\s*,?)?"
 _HASHES = re.compile(r"(?:\s+--hash[=\s]\s*[a-z0-9]+:[0-9a-f]+)+\s*$")
-_REQUIREMENT = re.compile(rf"({_NAME}){_EXTRAS}\s*(?:{_VERSIONS}|\(\s*{_VERSIONS}\s*\))\s*(?:;.*)?")
+_REQUIREMENT = re.compile(rf"{_NAME}{_EXTRAS}\s*(?:{_VERSIONS}|\(\s*{_VERSIONS}\s*\))\s*(?:;.*)?")
 _BY_ADDRESS = re.compile(rf"(?:{_NAME}{_EXTRAS}\s*@\s*)?([a-z][a-z0-9+.-]*)://(\S+)\s*(?:;.*)?", re.IGNORECASE)
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")
 
@@ -56,9 +56,10 @@ class Requirements:
     """The project's name, or the directory's that the file lies in."""
     lines: tuple[str, ...]
 
-    def write(self, directory: Path) -> None:
-        """Write the file that pip is given."""
-        (directory / "requirements.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+    @property
+    def text(self) -> str:
+        """Return the file that pip is given."""
+        return "\n".join(self.lines) + "\n"
 
     @property
     def label(self) -> str:
@@ -193,7 +194,14 @@ def _pyproject(file: Path, text: str, extras: Sequence[str]) -> Requirements:
             )
         lines += _listed(file, optional, known[_normal(extra)])
     _refuse(file, ((f"dependency {number}", _problem(each)) for number, each in enumerate(lines, start=1)))
-    own = [each for each in lines if (found := _REQUIREMENT.fullmatch(each)) and _normal(found[1]) == _normal(name)]
+    elsewhere = [each for each in lines if _normal(_name(each)) in {_normal(name) for name in _uv_sources(document)}]
+    if elsewhere:
+        # by its name alone the build would get whatever the index calls so
+        raise UsageError(
+            f"{file} has {', '.join(map(_name, elsewhere))} in [tool.uv.sources], which only uv follows. Nothing was "
+            "built. Give a requirements.txt (uv export --no-emit-project)."
+        )
+    own = [each for each in lines if _normal(_name(each)) == _normal(name)]
     if own:
         raise UsageError(
             f"{file} names the project itself ({own[0]}), of which the build sees nothing. Nothing was built. Name the "
@@ -222,6 +230,17 @@ def _listed(file: Path, table: Mapping[str, Any], key: str) -> list[str]:
 def _dynamic(project: Mapping[str, Any]) -> Sequence[object]:
     dynamic = project.get("dynamic", ())
     return dynamic if isinstance(dynamic, list) else ()
+
+
+def _uv_sources(document: Mapping[str, Any]) -> Iterable[str]:
+    tables: Any = document
+    for key in ("tool", "uv", "sources"):
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    return tables if isinstance(tables, dict) else ()
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def _normal(name: str) -> str:

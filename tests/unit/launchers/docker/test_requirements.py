@@ -175,6 +175,11 @@ def test_extras_alone_are_something_to_build(pyproject: Path) -> None:
         (PROJECT + 'dependencies = ["six\\n--index-url https://x"]\n', [], "dependency 1: "),
         (PROJECT + 'dependencies = ["--pre"]\n', [], "dependency 1: is no requirement"),
         (PROJECT + 'dependencies = ["my_project[plot]"]\n', [], "names the project itself"),
+        (
+            PROJECT + "dependencies = ['Our_Own>=1']\n[tool.uv.sources]\nour-own = {path = '../own'}\n",
+            [],
+            r"has Our_Own in \[tool.uv.sources\], which only uv follows",
+        ),
         (PROJECT + 'dependencies = ["six"]\noptional-dependencies = 3\n', ["plot"], "it has none"),
     ],
 )

@@ -50,7 +50,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             name="",
             image=image,
             network=network,
-            workspace=workspace.expanduser().absolute() if workspace else None,
+            workspace=_full(workspace) if workspace else None,
             workspace_mode="rw" if rw else "ro",
             memory=asked_memory(memory),
             cpus=cpus,
@@ -59,6 +59,15 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, request=request, **others)
 
     return functools.reduce(lambda decorated, option: option(decorated), reversed(OPTIONS), collecting)
+
+
+def _full(workspace: Path) -> Path:
+    try:
+        return workspace.expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(
+            f"--workspace {workspace}: there is no such user's home directory. Nothing was started."
+        ) from None
 
 
 def _environment(names: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:

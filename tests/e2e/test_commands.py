@@ -135,6 +135,7 @@ def test_a_kernel_that_dies_is_exit_code_four(command: Any, host_kernel: Any) ->
         (["up", "--image", "kernel-bridge/python:none"], 3, "image build"),
         (["up", "--memory", "9TiB"], 2, "memory"),
         (["up", "--env", "LD_PRELOAD=x"], 2, "LD_PRELOAD"),
+        (["up", "--workspace", "~nobody-of-that-name/x"], 2, "no such user's home"),
         (["up", "--env", "NOT_SET_ANYWHERE"], 2, "NOT_SET_ANYWHERE"),
         (["up", "--engine", "unix:///nonexistent.sock"], 3, "nonexistent.sock"),
         (["ls", "--policy", "/nonexistent.yaml"], 2, "nonexistent.yaml"),

@@ -202,7 +202,7 @@ def test_the_wheel_and_its_tests_pass_on_the_newest_python(wheel: Path, wheels: 
         ran = done(
             *["docker", "run", "--name", name, "--rm", "--init", "--network=none", "--user=0", "--workdir=/tmp"],
             *["--env=HOME=/root", "--env=PYTHONDONTWRITEBYTECODE=1", *options, image, "sh", "-c", ON_NEWEST],
-            timeout=3 * SOON,
+            timeout=2 * INSTALL,
         )
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=SOON, check=False)

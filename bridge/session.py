@@ -41,6 +41,8 @@ LOOK_WAIT = 5.0
 SETTLING = 0.5
 # A short cell has ended by the time its start is seen, and what runs then may be someone else's.
 UNWANTED_GRACE = 0.05
+# Between the start of a cell and its first line lie some milliseconds, on a loaded machine some tenths of a second.
+JUST_BEGUN = 0.5
 # The kernel replies once the signal is sent, within milliseconds.
 INTERRUPT_REPLY = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
@@ -92,6 +94,7 @@ class KernelSession:
         self._subshell: str | None = None
         self._looking = asyncio.Lock()
         self._listeners: dict[str, OnMessage] = {}
+        self._begun: dict[str, float] = {}
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
@@ -188,7 +191,7 @@ class KernelSession:
         if execution is None or not self._is_running(execution):
             await self.settled()
             raise self._not_ours()
-        await self._send_interrupt()
+        await self._interrupt_own(execution)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTERRUPT_WAIT):
                 await self._end_of(execution)
@@ -374,10 +377,26 @@ class KernelSession:
             # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
             with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
                 if self._is_running(execution):
-                    await self._send_interrupt()
+                    await self._interrupt_own(execution)
                 elif not execution.started and not execution.done:
                     self._unwanted.add(execution.msg_id)
             raise
+
+    async def _interrupt_own(self, execution: Execution) -> None:
+        """Interrupt our running cell, twice where it had only just begun: IPython may drop a signal before its code.
+
+        A cell that has run for longer may be cleaning up after the first, so it gets no second one.
+        """
+        loop = asyncio.get_running_loop()
+        just_begun = loop.time() - self._begun.get(execution.msg_id, 0.0) < JUST_BEGUN
+        await self._send_interrupt()
+        if not just_begun:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JUST_BEGUN):
+                await self._end_of(execution)
+        if self._is_running(execution):
+            await self._send_interrupt()
 
     async def _send_interrupt(self) -> None:
         answered = await self._ask("control", "interrupt_request", {})
@@ -443,6 +462,8 @@ class KernelSession:
                     answered.set_result(message)
             return
         execution.feed(message)
+        if execution.running:
+            self._begun.setdefault(execution.msg_id, asyncio.get_running_loop().time())
         listener = self._listeners.get(message.parent_id)
         if listener:
             self._tell(listener, message)
@@ -466,7 +487,7 @@ class KernelSession:
     def _take_back(self, execution: Execution) -> None:
         """Interrupt a cell that nobody waits for any more, if it is still ours that runs."""
         if self._is_running(execution) and not self._foreign and not self.lost:
-            self._in_background(self._send_interrupt())
+            self._in_background(self._interrupt_own(execution))
 
     def _foreign_message(self, message: Message) -> None:
         if message.channel != "iopub" or message.in_subshell or not message.parent_id:
@@ -487,6 +508,7 @@ class KernelSession:
 
     def _settle(self, execution: Execution) -> None:
         self._listeners.pop(execution.msg_id, None)
+        self._begun.pop(execution.msg_id, None)
         grace = self._graces.pop(execution.msg_id, None)
         if grace is not None:
             grace.cancel()

@@ -28,7 +28,7 @@ COMMANDS = {
     "demo": ("demo", "Show the whole of it on this machine, end to end."),
     "doctor": ("doctor", "Look whether everything is there, and say what to type where not."),
     "gc": ("sandboxes", "Remove what is left of sandboxes that have ended."),
-    "image": ("image", "Build the images that sandboxes are started from."),
+    "image": ("image", "Build and list the images that sandboxes are started from."),
     "interrupt": ("kernels", "Interrupt what runs in a kernel."),
     "logs": ("kernels", "Print what a sandbox wrote."),
     "ls": ("kernels", "List every kernel the bridge can see."),

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.interruption import complete
-from bridge.errors import UsageError
+from bridge.cli.progress import Progress
+from bridge.errors import PolicyError
 from bridge.launchers.docker import DockerLauncher
-from bridge.launchers.docker.build import TAGS, How, build_packages
+from bridge.launchers.docker.build import How
 from bridge.launchers.docker.build import build as build_image
+from bridge.launchers.docker.image import TAGS, how_to_get
+from bridge.launchers.docker.requirements import read
 from bridge.policy import allows_image, find, format_size
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -24,24 +25,28 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def image() -> None:
-    """Build and list the images that sandboxes are started from."""
+    """Build the images that sandboxes are started from, with your packages too, and list them."""
 
 
 @image.command()
-@click.argument("name", required=False)
+@click.argument("name", default="python", metavar=f"[{'|'.join(TAGS)}]")
 @click.option(
-    "--requirements", type=FILE, metavar="FILE", help="Your packages: a requirements.txt or a pyproject.toml."
+    "--requirements",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A requirements.txt or pyproject.toml: its packages on top of the image NAME, as an image of their own.",
 )
-@click.option("--extra", "extras", multiple=True, metavar="NAME", help="Of a pyproject.toml; may be given again.")
-@click.option("--tag", help="What the image with your packages is called.")
-@click.option("--base", help="The image to build NAME on; by default a public Python image.")
+@click.option("--extra", "extras", multiple=True, metavar="NAME", help="An extra of the pyproject.toml too.")
+@click.option("--tag", help="What to call it; by default the image's name, with requirements the project's after it.")
+@click.option("--base", help="The image to build on; by default the one that its Dockerfile names.")
 @click.option("--ca-bundle", type=FILE, help="CA certificates for the build, where a proxy inspects TLS.")
 @click.option("--pip-config", type=FILE, help="A pip configuration for the build, e.g. with your package index.")
 @engine_option
 def build(
     *,
-    name: str | None,
-    requirements: Path | None,
+    name: str,
+    file: Path | None,
     extras: tuple[str, ...],
     tag: str | None,
     base: str | None,
@@ -49,29 +54,25 @@ def build(
     pip_config: Path | None,
     engine: str | None,
 ) -> None:
-    """Build the image NAME (python or scipy; python if left out), or one with your own packages; prints its tag.
+    """Build the image NAME (python, or scipy: numpy, pandas, matplotlib), or one with your own packages on top of it.
 
-    With the docker command; the CA bundle and the pip configuration leave no trace in the image. Your packages are
-    installed within the versions that the kernel itself runs on.
+    The docker command builds it, in the engine that sandboxes are started in. Certificates and pip's configuration
+    leave no trace in it. What the kernel itself runs on keeps its versions. Prints the image's name.
 
-    Example: kernel-bridge image build --requirements requirements.txt
+    Example: kernel-bridge image build --requirements pyproject.toml
     """
-    if requirements and (name or base):
-        raise UsageError("Give either NAME or --requirements; your packages are built on the image python.")
-    if not requirements and (tag or extras):
-        raise UsageError("--tag and --extra go with --requirements. Nothing was built.")
-    line = _Line()
-    how = How(line.show, ca_bundle, pip_config, engine)
-    try:
-        if requirements:
-            made = build_packages(requirements, how, extras=extras, tag=tag)
-        else:
-            say(f"Building the image {name or 'python'}; the first time takes a minute or two.")
-            made = build_image(name or "python", how, base=base)
-    finally:
-        line.clear()
+    if base and file:
+        raise click.UsageError("With --requirements name the image to build on in place of --base: python or scipy.")
+    if extras and not file:
+        raise click.UsageError("Give --extra together with --requirements pyproject.toml.")
+    requirements = read(file, extras) if file else None
+    about = f"the packages of {file} on top of the image {name}" if file else f"the image {name}"
+    say(f"Building {about}; the first time takes a minute or two.")
+    with Progress() as progress:
+        how = How(progress.say, progress.watch, ca_bundle, pip_config, engine)
+        made = complete(partial(build_image, name, how, requirements=requirements, tag=tag, base=base))
     click.echo(made)
-    say(f"Start a sandbox from it: kernel-bridge up --image {made}")
+    say(_next_step(made))
 
 
 @image.command("ls")
@@ -102,27 +103,22 @@ def list_images(*, as_json: bool, policy_file: Path | None, engine: str | None) 
             f"{each.reference:<{width}}  {about}  {'allowed' if row['allowed'] else 'not allowed by the policy'}"
         )
     for name in missing:
-        say(f"{TAGS[name]} is not there; type: kernel-bridge image build{'' if name == 'python' else f' {name}'}")
+        say(f"{TAGS[name]} is not there; type: {how_to_get(TAGS[name])}")
 
 
-class _Line:
-    """What a build says: on a terminal one line that changes, with the time that it has taken; elsewhere every line."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._live = sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        if not self._live:
-            say(text)
-            return
-        width = shutil.get_terminal_size().columns - 1
-        line = f"{time.monotonic() - self._since:4.0f} s  {text}"
-        click.echo(f"\r\x1b[K{line[:width]}", err=True, nl=False)
-
-    def clear(self) -> None:
-        if self._live:
-            click.echo("\r\x1b[K", err=True, nl=False)
+def _next_step(made: str) -> str:
+    """Say how a sandbox is started from an image, or what keeps it from that."""
+    try:
+        policy = find()
+    except PolicyError as error:
+        return f"No sandbox can be started from it yet: {error}"
+    if allows_image(policy, made):
+        return f"Start a sandbox from it: kernel-bridge up --image {made}"
+    repository, _, tag = made.rpartition(":")
+    return (
+        f"No sandbox may be started from it: {policy.origin} does not allow it. Add to sandbox.images in a policy: "
+        f'{{repository: {repository}, tags: ["{tag}"]}}'
+    )
 
 
 def _size(number: int) -> str:

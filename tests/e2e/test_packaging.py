@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import anyio
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
 from bridge.launchers.docker import build as building
+from bridge.launchers.docker.image import TAGS
 
 ROOT = Path(__file__).parents[2]
 NEWEST = "3.13"
@@ -159,7 +161,7 @@ def test_the_installed_wheel_shows_the_demo_with_a_sandbox_and_a_host_kernel(
 
 def test_the_installed_wheel_builds_the_image_from_the_sources_in_it(installed: Path, tmp_path: Path) -> None:
     built = elsewhere(installed, "image", "build", cwd=tmp_path)
-    assert built.stdout == f"{building.TAGS['python']}\n"
+    assert built.stdout == f"{TAGS['python']}\n"
 
 
 def test_pip_refuses_the_wheel_for_an_older_python(wheel: Path, tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def wheels() -> Path:
 
 
 def test_the_wheel_and_its_tests_pass_on_the_newest_python(wheel: Path, wheels: Path) -> None:
-    image = building.build()
+    image = anyio.run(building.build)
     name = f"kernel-bridge-test-{uuid.uuid4().hex[:8]}"
     mounts = {"/dist": wheel.parent, "/wheels": wheels, "/src/tests": ROOT / "tests", "/src/bridge": ROOT / "bridge"}
     mounts |= {f"/src/{each}": ROOT / each for each in ("images", "pyproject.toml", "README.md", ".ci")}

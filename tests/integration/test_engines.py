@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import docker
 import pytest
 
@@ -98,7 +99,7 @@ def _await_socket(outer: subprocess.Popen[bytes], engine: Path, log: Path) -> No
 @pytest.fixture(scope="module")
 def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
     """An engine with userns-remap and our image."""
-    tag = building.build()
+    tag = anyio.run(building.build)
     with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default") as engine:
         with (
             contextlib.closing(docker.from_env(timeout=60)) as here,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import docker
 import pytest
 from jupyter_client import AsyncKernelClient  # type: ignore[attr-defined]
@@ -103,7 +104,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"docker": DockerObserver}
 @pytest.fixture(scope="session")
 def image() -> str:
     # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return building.build(how=building.How(print))
+    return anyio.run(building.build, "python", building.How(print))
 
 
 @pytest.fixture(scope="session", params=OBSERVERS)

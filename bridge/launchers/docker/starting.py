@@ -30,7 +30,7 @@ from bridge.launchers.docker import (
     verification,
     workspaces,
 )
-from bridge.launchers.docker.border import Conflict, Missing
+from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import OUTSIDE, Documents, Facts, documents
 from bridge.launchers.docker.engine import Engine, Stdin, together
 from bridge.launchers.docker.inventory import Inventory, look
@@ -237,12 +237,15 @@ class _Start:
         """Where the kernel's container ended meanwhile, that is the reason, and not what it made fail."""
         if self._kernel is None or not isinstance(error, LaunchError) or isinstance(error, NameTaken | PolicyRefused):
             return None
+        if isinstance(error, Refused) and (incomplete := image.incomplete(self._spec.image, error.detail)):
+            return incomplete
         with contextlib.suppress(LaunchError), anyio.move_on_after(5.0):
             inspected = await self._engine.container(self._kernel)
             if (inspected.get("State") or {}).get("Status") not in ("exited", "dead"):
                 return None
             said = endings.failure(await self._engine.logs(self._kernel, stdout=True, tail=20))
-            return LaunchError(
+            wrote = await self._engine.logs(self._kernel, stdout=False, tail=20)
+            return image.incomplete(self._spec.image, wrote) or LaunchError(
                 f"The container of sandbox {self._spec.name} ended as soon as it was started: "
                 f"{said or endings.container_ending(inspected)}. Everything of it was removed."
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import anyio
 import docker
 import pytest
 from docker.models.containers import Container
@@ -218,7 +219,7 @@ def engine() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session")
 def image() -> str:
     # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return building.build(how=building.How(print))
+    return anyio.run(building.build, "python", building.How(print))
 
 
 @pytest.fixture

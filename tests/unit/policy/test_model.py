@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from bridge.errors import PolicyError
 from bridge.policy import Limits, Mount, Policy, built_in, built_in_text, parse
+from bridge.policy.images import allows
+from bridge.policy.images import parse as parse_reference
 from bridge.policy.limits import SMALLEST_TMPFS, fitted
 from bridge.policy.model import NOT_YET, PolicyFile, not_supported
 from bridge.policy.text import read
@@ -167,6 +169,26 @@ def test_every_setting_that_is_not_supported_yet_has_its_empty_value_by_default(
         section, name = setting.split(".")
         assert getattr(getattr(policy, section), name) == empty
         assert not_supported(setting, empty) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [
+        ("kernel-bridge/python:3.13", True),
+        ("kernel-bridge/python:3.13-my-project", True),
+        ("kernel-bridge/scipy:3.13", True),
+        ("kernel-bridge/scipy:3.13-my-project", True),
+        ("kernel-bridge/base:trixie", False),
+        ("kernel-bridge/scipy-evil:3.13", False),
+        ("evil.io/kernel-bridge/scipy:3.13", False),
+        ("scipy:3.13", False),
+    ],
+)
+def test_the_built_in_policy_allows_the_images_that_this_project_builds_and_no_others(
+    image: str,
+    allowed: bool,  # noqa: FBT001
+) -> None:
+    assert allows(built_in().sandbox.images, parse_reference(image)) is allowed
 
 
 def test_the_built_in_policy_writes_out_exactly_the_defaults() -> None:

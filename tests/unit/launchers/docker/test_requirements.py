@@ -1,4 +1,4 @@
-"""A person's list of packages: what the build can follow, and the sentence for what it cannot."""
+"""A person's packages are read as pip would read them, and what a build cannot see is refused before it."""
 
 from __future__ import annotations
 
@@ -8,90 +8,214 @@ import pytest
 
 from bridge.errors import UsageError
 from bridge.launchers.docker import requirements
+from bridge.launchers.docker.requirements import Requirements, read
+
+HASH = "--hash=sha256:" + "ab" * 32
+PROJECT = '[project]\nname = "My.Project"\nversion = "1"\n'
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "My Project"
-    made.mkdir()
-    return made
+def file(tmp_path: Path) -> Path:
+    directory = tmp_path / "My Project"
+    directory.mkdir()
+    return directory / "requirements.txt"
 
 
-def written(folder: Path, text: str, name: str = "requirements.txt") -> Path:
-    file = folder / name
+@pytest.fixture
+def pyproject(file: Path) -> Path:
+    return file.with_name("pyproject.toml")
+
+
+def refusal(file: Path, text: str, *extras: str) -> str:
     file.write_text(text)
-    return file
+    with pytest.raises(UsageError) as raised:
+        read(file, extras)
+    return str(raised.value)
 
 
-def test_a_requirements_file_is_taken_as_it_is(folder: Path) -> None:
-    text = "# mine\nnumpy>=2  # arrays\npolars[all]==1.0 ; python_version > '3.8'\n--only-binary :all:\nx @ https://e.org/x.whl\n"
-    assert requirements.read(written(folder, text)) == text
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy",
+        "numpy==2.1",
+        "numpy >= 2, < 3",
+        "numpy (>=2,<3)",
+        "numpy~=2.0 ; python_version >= '3.13' and sys_platform == 'linux'",
+        "numpy==2.*",
+        "zope.interface",
+        "jax[cuda12, k8s]>=0.4",
+        f"six==1.17.0 {HASH}",
+        f"six==1.17.0 ; python_version > '3' {HASH} {HASH}",
+        "six @ https://example.org/six-1.17.0-py2.py3-none-any.whl",
+        "https://example.org/six-1.17.0-py2.py3-none-any.whl#sha256=abab",
+        "--only-binary :all:",
+        "--no-binary=six",
+        "--require-hashes",
+        "--pre",
+    ],
+)
+def test_what_means_the_same_inside_the_build_is_taken_as_it_is(file: Path, line: str) -> None:
+    file.write_text(f"humanize\n{line}\n")
+    assert read(file).lines == ("humanize", line)
 
 
-def test_a_projects_dependencies_and_the_extras_that_are_asked_for_are_taken(folder: Path) -> None:
-    text = (
-        "[project]\nname = 'Fine_Thing'\ndependencies = ['numpy>=2']\n"
-        "[project.optional-dependencies]\nplots = ['matplotlib']\n"
+def test_comments_and_continued_lines_are_read_as_pip_reads_them(file: Path) -> None:
+    file.write_bytes(
+        b"\xef\xbb\xbf# a list \\\r\n\r\nsix==1.17.0 \\\r\n    --hash=sha256:abab \\\r\n    --hash=sha256:cdcd\r\n"
+        b"    # via nothing\r\nhumanize  # the last\\"
     )
-    file = written(folder, text, "pyproject.toml")
-    assert requirements.read(file) == "numpy>=2\n"
-    assert requirements.read(file, ["plots"]) == "numpy>=2\nmatplotlib\n"
-    assert requirements.name_of(file) == "fine_thing"
-    with pytest.raises(UsageError, match="no extra 'other'; it has plots"):
-        requirements.read(file, ["other"])
-
-
-def test_without_a_projects_name_the_directory_gives_one(folder: Path) -> None:
-    assert requirements.name_of(written(folder, "numpy\n")) == "my-project"
+    assert [" ".join(line.split()) for line in read(file).lines] == [
+        "six==1.17.0 --hash=sha256:abab --hash=sha256:cdcd",
+        "humanize",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("line", "said"),
     [
-        ("", "names no package"),
-        ("# nothing\n\n", "names no package"),
-        ("-e .\n", "line 1 `-e .`: an editable package"),
-        ("numpy\n--editable=/src/x\n", "line 2"),
-        ("-r other.txt\n", "write its lines here"),
-        ("-c constraints.txt\n", "write its lines here"),
-        ("--index-url https://u:secret@e.org/simple\nnumpy\n", "--pip-config"),
-        ("./wheels/x.whl\n", "lies on this machine"),
-        ("x @ file:///src/x\n", "lies on this machine"),
-        ("wheels/x.whl\n", "lies on this machine"),
+        ("-r other.txt", "-r names another file"),
+        ("-rother.txt", "-r names another file"),
+        ("--requirement=other.txt", "--requirement names another file"),
+        ("-c constraints.txt", "-c names another file"),
+        ("-e .", "-e is a directory of this machine"),
+        ("--editable ../lib", "--editable is a directory of this machine"),
+        ("--index-url https://user:secret-word@index.example.org/simple", "--index-url says where packages come from"),
+        ("-i https://user:secret-word@index.example.org/simple", "-i says where packages come from"),
+        ("--extra-index-url=https://secret-word@index.example.org", "--extra-index-url says where"),
+        ("--find-links /wheels", "--find-links says where"),
+        ("--trusted-host index.example.org", "--trusted-host says where"),
+        ("--global-option=x", "--global-option is an option that this build does not take"),
+        (".", "a place on this machine"),
+        ("./lib", "a place on this machine"),
+        ("~/lib", "a place on this machine"),
+        ("/srv/lib", "a place on this machine"),
+        ("lib/", "a place on this machine"),
+        ("lib\\sub", "a place on this machine"),
+        ("lib-1.0-py3-none-any.whl", "a place on this machine"),
+        ("lib-1.0.tar.gz", "a place on this machine"),
+        ("lib @ file:///srv/lib", "a place on this machine"),
+        ("lib @ ./lib", "a place on this machine"),
+        ("git+https://secret-word@example.org/lib.git", "version control"),
+        ("lib @ git+ssh://git@example.org/lib.git", "version control"),
+        ("lib @ http://example.org/lib.whl", "without encryption"),
+        ("lib @ https://user:secret-word@example.org/lib.whl", "password"),
+        ("lib @ https://example.org/lib.whl?token=${secret-word}", "password or a variable"),
+        ("lib @ https://example.org/lib.tar.gz", "no wheel"),
+        ("numpy = 2", "no requirement"),
+        ("numpy 2", "no requirement"),
+        ("<html>", "no requirement"),
+        ("six --config-settings=x", "no requirement"),
     ],
 )
-def test_what_the_build_could_not_follow_is_refused_with_its_line(folder: Path, text: str, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence) as caught:
-        requirements.read(written(folder, text))
-    assert str(caught.value).endswith("Nothing was built.")
+def test_what_the_build_does_not_see_is_refused_with_its_line_and_no_password(file: Path, line: str, said: str) -> None:
+    told = refusal(file, f"humanize\n\n{line}\n")
+    assert "line 3: " in told
+    assert said in told
+    assert "nothing was built" in told
+    assert "secret-word" not in told
+    assert "\n" not in told
+
+
+def test_all_that_is_wrong_is_told_at_once_up_to_a_bound(file: Path) -> None:
+    told = refusal(file, "-e .\nsix\n" + "-r x\n" * requirements.MAX_PROBLEMS)
+    assert told.count("line ") == requirements.MAX_PROBLEMS
+    assert "and 1 more" in told
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "--pre\n"])
+def test_a_file_without_a_package_is_refused(file: Path, text: str) -> None:
+    assert "names no package" in refusal(file, text)
+
+
+def test_what_is_no_file_of_text_is_refused(file: Path) -> None:
+    for path, said in (
+        (file, "No such file"),
+        (file.parent, "is a directory"),
+        (Path("/dev/null"), "no regular file"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            read(path)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="UTF-8"):
+        read(file)
+    file.write_bytes(b"#" * (requirements.MAX_BYTES + 1))
+    with pytest.raises(UsageError, match="larger than 1 MiB"):
+        read(file)
+
+
+def test_a_projects_dependencies_are_read_with_the_extras_that_are_asked_for(pyproject: Path) -> None:
+    pyproject.write_text(
+        PROJECT + 'dependencies = ["humanize>=4", "six"]\n'
+        "[project.optional-dependencies]\n"
+        'Plot_Ting = ["matplotlib"]\nother = ["pandas"]\n'
+    )
+    assert read(pyproject) == Requirements(pyproject, "My.Project", ("humanize>=4", "six"))
+    assert read(pyproject, ["plot-ting"]).lines == ("humanize>=4", "six", "matplotlib")
+    assert "no extra 'nope'; it has Plot_Ting, other" in refusal(pyproject, pyproject.read_text(), "nope")
+
+
+def test_extras_alone_are_something_to_build(pyproject: Path) -> None:
+    pyproject.write_text(PROJECT + '[project.optional-dependencies]\nplot = ["matplotlib"]\n')
+    assert read(pyproject, ["plot"]).lines == ("matplotlib",)
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "extras", "said"),
     [
-        ("[project\n", "not valid TOML"),
-        ("[tool.x]\n", "no .project. table"),
-        ("[project]\nname = 'x'\n", "names no package"),
-        ("[project]\nname = 'x'\ndynamic = ['dependencies']\n", "dynamic dependencies"),
-        ("[project]\nname = 'x'\ndependencies = [1]\n", "not a list of text"),
+        ("[project\n", [], "not valid TOML"),
+        ("[tool.poetry.dependencies]\nnumpy = '*'\n", [], r"no \[project\] table"),
+        ("project = 3\n", [], r"no \[project\] table"),
+        (PROJECT, [], "no dependencies in"),
+        (PROJECT + "dependencies = []\n", [], "no dependencies in"),
+        (PROJECT + 'dynamic = ["dependencies"]\n', [], "dynamic.*uv export"),
+        (PROJECT + 'dependencies = ["six"]\ndynamic = ["optional-dependencies"]\n', ["plot"], "extras.*dynamic"),
+        (PROJECT + 'dependencies = "six"\n', [], "not a list of texts"),
+        (PROJECT + "dependencies = [6]\n", [], "not a list of texts"),
+        (PROJECT + 'dependencies = ["six", "lib @ file:///srv/lib"]\n', [], "dependency 2: is a place on this machine"),
+        (PROJECT + 'dependencies = ["six\\n--index-url https://x"]\n', [], "dependency 1: "),
+        (PROJECT + 'dependencies = ["--pre"]\n', [], "dependency 1: is no requirement"),
+        (PROJECT + 'dependencies = ["my_project[plot]"]\n', [], "names the project itself"),
         (
-            "[project]\nname = 'x'\ndependencies = ['Our_Own>=1']\n[tool.uv.sources]\nour-own = {path = '../own'}\n",
-            "our-own in .tool.uv.sources.",
+            PROJECT + "dependencies = ['Our_Own>=1']\n[tool.uv.sources]\nour-own = {path = '../own'}\n",
+            [],
+            r"has Our_Own in \[tool.uv.sources\], which only uv follows",
         ),
+        (PROJECT + 'dependencies = ["six"]\noptional-dependencies = 3\n', ["plot"], "it has none"),
     ],
 )
-def test_a_project_that_names_no_packages_is_told_why(folder: Path, text: str, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        requirements.read(written(folder, text, "pyproject.toml"))
+def test_a_project_that_does_not_tell_its_dependencies_is_refused(
+    pyproject: Path, text: str, extras: list[str], said: str
+) -> None:
+    pyproject.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read(pyproject, extras)
 
 
-def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
-        requirements.read(folder / "none.txt")
-    with pytest.raises(UsageError, match="Is a directory"):
-        requirements.read(folder)
-    (folder / "odd.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="not UTF-8"):
-        requirements.read(folder / "odd.txt")
-    with pytest.raises(UsageError, match="--extra is for a pyproject"):
-        requirements.read(written(folder, "numpy\n"), ["x"])
+def test_extras_of_a_list_are_refused(file: Path) -> None:
+    assert "Only a pyproject.toml has extras" in refusal(file, "six\n", "plot")
+
+
+@pytest.mark.parametrize(
+    ("project", "label"),
+    [
+        ("analysis", "analysis"),
+        ("My Project", "my-project"),
+        ("naïve.Café_2", "naive.cafe_2"),
+        ("--evil:tag@x/..", "evil-tag-x"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_a_projects_name_becomes_the_end_of_a_tag(project: str, label: str) -> None:
+    assert Requirements(Path("f"), project, ()).label == label
+
+
+@pytest.mark.parametrize("project", ["", "проект", "..."])
+def test_a_name_of_which_nothing_is_left_asks_for_a_tag(project: str) -> None:
+    with pytest.raises(UsageError, match="--tag"):
+        _ = Requirements(Path("f"), project, ()).label
+
+
+def test_a_list_belongs_to_the_directory_that_it_lies_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("six\n")
+    monkeypatch.chdir(file.parent)
+    assert read(Path("requirements.txt")).project == "My Project"

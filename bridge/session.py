@@ -374,6 +374,8 @@ class KernelSession:
         except TimeoutError:
             return
         except asyncio.CancelledError:
+            # whoever has cancelled is told no more of it, also while the cell is being taken back
+            self._listeners.pop(execution.msg_id, None)
             # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
             with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
                 if self._is_running(execution):

@@ -171,6 +171,7 @@ def test_packages_that_would_break_the_kernel_are_refused_in_pips_words(
     assert sentence.startswith("kernel-bridge: The packages of ")
     assert f"The image {tag} was not built; what was there before is unchanged." in sentence
     assert "pip said: Cannot install ipython<8" in sentence
+    assert "The user requested (constraint) ipython==" in sentence
     with pytest.raises(docker.errors.ImageNotFound):
         engine.images.get(tag)
 

@@ -146,6 +146,25 @@ async def test_a_cancelled_call_interrupts_its_own_cell(pair: Pair) -> None:
     assert call.cancelled()
 
 
+async def test_whoever_cancels_a_call_is_told_no_more_of_its_cell(pair: Pair) -> None:
+    seen: list[str] = []
+    running = asyncio.Event()
+
+    def look(message: Message) -> None:
+        seen.append(message.msg_type)
+        if message.msg_type == "execute_input":
+            running.set()
+
+    call = asyncio.create_task(pair.agent.execute("import time; time.sleep(30)", timeout=SOON, on_message=look))
+    async with asyncio.timeout(SOON):
+        await running.wait()
+    before = list(seen)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await until(lambda: all(each.done for each in pair.agent.executions))
+    assert seen == before
+
+
 async def test_a_signal_that_was_dropped_because_the_cell_had_only_just_begun_is_sent_again(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

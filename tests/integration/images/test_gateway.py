@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,13 +119,18 @@ def test_one_side_can_finish_while_the_other_still_answers(setup: Setup) -> None
         assert read_all(end) == hashlib.sha256(data).digest()
 
 
+def largest_buffers_on_the_way() -> int:
+    """Bytes that the system itself may hold: two TCP connections, to the engine's proxy and on to the gateway."""
+    most = [int(Path(f"/proc/sys/net/ipv4/tcp_{way}mem").read_text().split()[2]) for way in ("r", "w")]
+    return 2 * sum(most) + (1 << 20)  # and what the Unix socket and the two programs have in hand
+
+
 def test_a_reader_that_does_not_read_slows_the_sender_down_instead_of_filling_memory(setup: Setup) -> None:
     with setup.connect(5003) as end:
         assert end.recv(1)
         event = setup.events.next()
         assert event["event"] == "blocked"
-        # what fits into the system's own socket buffers on the way, which grow under load: 41 MB were seen
-        assert event["sent"] < 128 << 20
+        assert event["sent"] < largest_buffers_on_the_way()
         assert setup.gateway.stats(stream=False)["memory_stats"]["usage"] < 40 << 20
 
 

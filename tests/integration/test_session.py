@@ -203,7 +203,9 @@ async def test_the_persons_cell_is_never_interrupted_by_the_agent(pair: Pair) ->
 
 
 async def test_an_interrupt_with_nothing_running_says_so(pair: Pair) -> None:
-    await until(lambda: pair.agent.state().state == "idle")  # the kernel still answers what alice asked to connect
+    # alice's request of her connecting has been answered, and the agent has seen its end before that of its own cell
+    await pair.person.settled()
+    await pair.agent.execute("pass", timeout=SOON)
     with pytest.raises(NotOurs, match="nothing to interrupt"):
         await pair.agent.interrupt()
 

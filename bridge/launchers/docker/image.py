@@ -18,7 +18,10 @@ TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13", "scipy": "kern
 
 OURS = "kernel-bridge/"
 
-LABEL = f"{owner.IMAGE}=1"
+PROGRAMS = "2"
+"""The label's value: it rises where the programs inside and the launcher only fit each other."""
+LABEL = f"{owner.IMAGE}={PROGRAMS}"
+_EARLIER = ("1",)
 """What an image that is made for sandboxes is marked with; built on one of ours, it has it by itself."""
 
 DOCKERFILE = f"""\
@@ -81,7 +84,13 @@ def checked(reference: str, inspected: Mapping[str, Any]) -> Image:
     config = inspected.get("Config") or {}
     environment = names(inspected)
     problems = []
-    unmarked = (config.get("Labels") or {}).get(owner.IMAGE) != "1"
+    mark = (config.get("Labels") or {}).get(owner.IMAGE)
+    if mark in _EARLIER:
+        raise LaunchError(
+            f"The image {reference} was built by an earlier kernel-bridge, whose programs inside do not fit this one. "
+            f"Nothing was started. Type: {how_to_get(reference)}"
+        )
+    unmarked = mark != PROGRAMS
     if unmarked:
         problems.append(f"it has no label {LABEL}, so it was not made for this")
     if config.get("Volumes"):

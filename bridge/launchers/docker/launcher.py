@@ -221,7 +221,7 @@ class DockerLauncher:
 
     async def images(self) -> list[image.Built]:
         """Return the images in the engine that sandboxes can be started from, each tag by itself."""
-        return image.built(await self._engine.images(f"{owner.IMAGE}=1"))
+        return image.built(await self._engine.images(image.LABEL))
 
     async def until_ended(self, name: str) -> None:
         """Return when the sandbox has ended: then its log does."""

@@ -10,7 +10,7 @@ import pytest
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import image
 
-GOOD = {"Labels": {"io.kernel-bridge.image": "1"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
+GOOD = {"Labels": {"io.kernel-bridge.image": "2"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
 
 
 def inspected(**changes: Any) -> dict[str, Any]:
@@ -35,6 +35,11 @@ def test_an_image_of_ours_is_named_by_its_id_and_its_variables_are_known() -> No
 def test_an_image_that_could_say_more_than_it_may_is_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(LaunchError, match=word):
         image.checked("docker.io/kernel-bridge/python:3.13", inspected(**changes))
+
+
+def test_an_image_of_an_earlier_version_says_that_it_must_be_built_again() -> None:
+    with pytest.raises(LaunchError, match=r"earlier kernel-bridge.* Type: kernel-bridge image build$"):
+        image.checked("docker.io/kernel-bridge/python:3.13", inspected(Labels={"io.kernel-bridge.image": "1"}))
 
 
 def test_all_that_is_wrong_with_an_image_is_told_at_once() -> None:
@@ -80,6 +85,6 @@ def test_an_image_of_others_is_refused_with_a_dockerfile_that_is_the_documented_
     ],
 )
 def test_an_image_with_our_label_and_without_our_programs_is_told_from_other_failures(said: str) -> None:
-    assert "has the label io.kernel-bridge.image=1, but not the programs" in str(image.incomplete("x", said))
+    assert "has the label io.kernel-bridge.image=2, but not the programs" in str(image.incomplete("x", said))
     assert image.incomplete("x", said.replace("/opt/kernel", "/opt/else")) is None
     assert image.incomplete("x", "port is already allocated") is None

@@ -514,6 +514,7 @@ async def test_a_lost_gateway_comes_back_where_it_was_and_the_variables_are_ther
     (found,) = [each for each in await observer.launcher.sandboxes() if each.name == "revived"]
     assert found == sandbox
     assert sandbox.connection_file.read_text() == content
+    await client.ready()  # its channels come back one after the other, and what is sent before iopub is there is lost
     assert await client.run("print(x)") == "42", "the client that was there goes on"
     await observer.launcher.revive("revived")
     assert await client.run("print(x)") == "42", "a gateway that runs is left alone"

@@ -1,23 +1,27 @@
 """One `execute_request`, from queued over running to done: a pure fold over the messages that answer it.
 
-The one rule: no I/O and no clock. Whatever the order in which reply, idle and outputs arrive, the result is the same:
-shell and iopub are two sockets, and either may be ahead. `session` owns the waiting.
+The one rule: no clock, and no I/O but handing each output on to a `journal.Record`, which keeps all of it. Whatever the
+order in which reply, idle and outputs arrive, the result is the same: shell and iopub are two sockets, and either may
+be ahead. `session` owns the waiting.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from bridge.journal import Record
 from bridge.messages import Message
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
 
-# What one execution keeps in memory: far more than any model is shown, little enough for ten of them.
+# What one execution keeps in memory: far more than any model is shown, little enough for some of them.
 KEPT_BYTES = 8 * 1024 * 1024
-# Finished executions whose output can still be read.
-KEPT_EXECUTIONS = 10
+# Executions that are kept in memory; of earlier ones the journal tells.
+KEPT_EXECUTIONS = 3
+# Executions whose number is known; a few hundred bytes each.
+KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
 PIECE = 64 * 1024
 
@@ -40,7 +44,7 @@ class _Kept:
         self._head: list[_Piece] = []
         self._tail: deque[_Piece] = deque()
         self._head_size = self._tail_size = 0
-        self.left_out = 0
+        self.left_out = self.lines_left_out = 0
 
     def add(self, output: Output, display_id: str | None = None) -> str | None:
         """Keep an output; returns a sentence where only a part of it was small enough to be kept."""
@@ -56,6 +60,8 @@ class _Kept:
             dropped = self._tail.popleft()
             self._tail_size -= dropped.size
             self.left_out += dropped.size
+            if isinstance(dropped.output, Stream):
+                self.lines_left_out += dropped.output.text.count("\n")
         return note
 
     def update(self, display_id: str, data: DisplayData) -> str | None:
@@ -123,13 +129,20 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
 
 
 class Execution:
-    """One cell that was sent. `feed` takes every message whose parent is `msg_id`; `result` tells how far it is."""
+    """One cell. `feed` takes every message whose parent is `msg_id`; `result` tells how far it is.
 
-    def __init__(self, number: int, msg_id: str, code: str, *, keep: int = KEPT_BYTES) -> None:
+    `number` is 0 for a cell of someone else, whose reply never comes to us, so that its idle is its end.
+    """
+
+    def __init__(
+        self, number: int, msg_id: str, code: str, *, keep: int = KEPT_BYTES, record: Record | None = None
+    ) -> None:
         self.number = number
         self.msg_id = msg_id
         self.code = code
         self._kept = _Kept(keep)
+        self._record = record
+        self._raised = False
         self._clear_before_next = False
         self._started = False
         self._idle = False
@@ -175,9 +188,9 @@ class Execution:
 
     def close(self, note: str | None = None) -> None:
         """Expect nothing more: its idle did not come in time after the reply."""
-        self._closed = True
         if note:
             self._notes.append(note)
+        self._close()
 
     def lose(self, sentence: str) -> None:
         """Record that the kernel or the way to it ended before the cell did."""
@@ -197,8 +210,16 @@ class Execution:
             execution_count=self._count,
             notes=tuple(self._notes),
             left_out=self._kept.left_out,
+            lines_left_out=self._kept.lines_left_out,
+            cursor=self._record.cursor if self._record else None,
             ended_kernel=self._ended_kernel,
         )
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._record:
+                self._record.end(self._ending or "ok", self._count)
 
     def _reply(self, content: Any) -> None:
         status = content.get("status")
@@ -207,14 +228,18 @@ class Execution:
         self._count = content.get("execution_count", self._count)
         payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
-        self._closed = self._idle or self._ending == "aborted"
+        if self._idle or self._ending == "aborted":
+            self._close()
 
     def _status(self, state: Any) -> None:
         if state == "busy":
             self._started = True
         elif state == "idle":
             self._idle = True
-            self._closed = self.replied
+            if not self.number:
+                self._ending = "error" if self._raised else "ok"
+            if self.replied:
+                self._close()
 
     def _output(self, message: Message) -> None:
         content, kind = message.content, message.msg_type
@@ -222,17 +247,15 @@ class Execution:
             if content.get("wait"):
                 self._clear_before_next = True
             else:
-                self._kept.clear()
+                self._clear()
             return
         if kind == "update_display_data":
-            display_id = _mapping(content.get("transient")).get("display_id")
-            if display_id:
-                self._note(self._kept.update(display_id, _display(content)))
+            self._update(content)
             return
         if kind not in ("stream", "display_data", "execute_result", "error"):
             return
         if self._clear_before_next:
-            self._kept.clear()
+            self._clear()
             self._clear_before_next = False
         if kind == "stream":
             self._stream(content)
@@ -242,11 +265,27 @@ class Execution:
             data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
             self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
         else:
+            self._raised = True
             lines = tuple(str(line) for line in content.get("traceback") or ())
             self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
 
+    def _clear(self) -> None:
+        self._kept.clear()
+        if self._record:
+            self._record.clear()
+
+    def _update(self, content: Any) -> None:
+        display_id = _display_id(content)
+        if display_id:
+            self._note(self._kept.update(display_id, _display(content)))
+            if self._record:
+                self._record.update(display_id, _display(content))
+
     def _keep(self, content: Any, output: Output) -> None:
-        self._note(self._kept.add(output, _mapping(content.get("transient")).get("display_id")))
+        display_id = _display_id(content)
+        self._note(self._kept.add(output, display_id))
+        if self._record:
+            self._record.add(output, display_id)
 
     def _note(self, sentence: str | None) -> None:
         # a cell that updates one display a thousand times is told so once
@@ -256,6 +295,8 @@ class Execution:
     def _stream(self, content: Any) -> None:
         text = str(content.get("text", ""))
         name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
+        if self._record:
+            self._record.add(Stream(name, text))
         for start in range(0, len(text), PIECE):
             self._kept.add(Stream(name, text[start : start + PIECE]))
 
@@ -264,38 +305,73 @@ def _display(content: Any) -> DisplayData:
     return DisplayData(_mapping(content.get("data")), _mapping(content.get("metadata")))
 
 
+def _display_id(content: Any) -> str | None:
+    found = _mapping(content.get("transient")).get("display_id")
+    return found if isinstance(found, str) else None
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 class Executions:
-    """The executions of one kernel by number, the last of them kept: also beyond the session that sent them."""
+    """The executions of one kernel by number: also beyond the session that sent them."""
 
     def __init__(self) -> None:
         self._next = 1
         self._kept: dict[int, Execution] = {}
+        self._records: dict[int, Record] = {}
 
-    def begin(self, msg_id: str, code: str) -> Execution:
-        """Number an execution and keep it; the oldest one is no longer kept."""
-        execution = Execution(self._next, msg_id, code)
-        self._next += 1
-        self._kept[execution.number] = execution
-        while len(self._kept) > KEPT_EXECUTIONS:
-            del self._kept[next(iter(self._kept))]
+    def begin(self, msg_id: str, code: str, record: Callable[[int], Record | None] | None = None) -> Execution:
+        """Number an execution and keep it; the oldest one is no longer kept in memory. `record` begins its record."""
+        number, self._next = self._next, self._next + 1
+        begun = record(number) if record else None
+        execution = self._kept[number] = Execution(number, msg_id, code, record=begun)
+        if begun:
+            self._records[number] = begun
+        for table, most in ((self._kept, KEPT_EXECUTIONS), (self._records, KNOWN_EXECUTIONS)):
+            while len(table) > most:
+                del table[next(iter(table))]
         return execution
 
     def forget(self, execution: Execution) -> None:
         """Keep it no longer: it was never sent."""
         self._kept.pop(execution.number, None)
+        record = self._records.pop(execution.number, None)
+        if record:
+            record.forget()
 
     def get(self, number: int) -> Execution | None:
-        """Return the one of a number, where it is still kept."""
+        """Return the one of a number, where it is still kept in memory."""
         return self._kept.get(number)
 
     def of(self, msg_id: str) -> Execution | None:
         """Return the one that a message answers."""
         return next((each for each in self._kept.values() if each.msg_id == msg_id), None)
 
+    def page(self, number: int, cursor: int, *, text: int, size: int) -> Result | None:
+        """Return an execution with a part of its output, as `Record.page`; None where it is no longer kept."""
+        record = self._records.get(number)
+        page, cell = (record.page(cursor, text=text, size=size), record.read()) if record else (None, None)
+        if page is None or cell is None:
+            return None
+        now = self._kept[number].result() if number in self._kept else None
+        lost = f"{page.missing} bytes of the cell's output were too much to be kept." if page.missing else ""
+        return Result(
+            execution=number,
+            status=now.status if now else cell.status,
+            outputs=page.outputs,
+            execution_count=now.execution_count if now else cell.count,
+            notes=(*(now.notes if now else ()), *([lost] if lost else ())),
+            cursor=page.cursor,
+            remaining=page.remaining,
+        )
+
+    def known(self) -> tuple[int, int] | None:
+        """Return the first and the last number of which something can be told."""
+        numbers = sorted({*self._kept, *self._records})
+        return (numbers[0], numbers[-1]) if numbers else None
+
     def __iter__(self) -> Iterator[Execution]:
-        """All that are kept, the oldest first."""
+        """All that are kept in memory, the oldest first."""
         return iter(self._kept.values())

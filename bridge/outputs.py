@@ -68,6 +68,12 @@ class Result:
     notes: tuple[str, ...] = ()
     """Sentences for the reader that are not part of the cell's output."""
     left_out: int = 0
-    """Bytes of stream text that were dropped in the middle, because the cell printed more than is kept."""
+    """Bytes of output that are missing in the middle, because the cell printed more than is kept in memory."""
+    lines_left_out: int = 0
+    """Lines of text among them."""
+    cursor: int | None = None
+    """The place in all of the cell's output where reading on begins after this; None where it is not kept."""
+    remaining: int | None = None
+    """Of a page of the output: the bytes that are kept beyond it. None where this is its head and tail."""
     ended_kernel: bool = False
     """The cell called `exit` or `quit`, which ends an ipykernel (`ask_exit` payload of `execute_reply`)."""

@@ -64,18 +64,28 @@ def to_tool_result(
     shown = list(_outputs(result.outputs, time.monotonic() + _SVG_SECONDS))
     if not shown and result.status in {"ok", "error"}:
         shown = ["[no output]"]
-    parts = [*map(terminal.shown, notices), *shown, *map(terminal.shown, _closing(result, kernel))]
-    content = list(_fit(parts, max_output, max_result))
+    closing = list(_closing(result, kernel))
+    size = _size([*notices, *shown, *closing])
+    missing = (0, 0)
+    if size + result.left_out > max_output and result.cursor is not None:
+        closing.append(f"get_execution(execution={result.execution}, cursor=0) reads all of it, page by page.")
+    if size > max_output:
+        missing = (result.left_out, result.lines_left_out)
+    elif result.left_out:
+        closing.append(f"Left out here are {result.left_out} bytes in the middle of its output.")
+    parts = [*map(terminal.shown, notices), *shown, *map(terminal.shown, closing)]
+    content = list(_fit(parts, max_output, max_result, missing))
     return T.CallToolResult(content=content, is_error=result.status in {"error", "lost"})
 
 
 def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:
     yield from result.notes
-    if result.left_out:
-        yield f"The cell printed more than is kept: {result.left_out} bytes in the middle of its output are lost."
     if result.ended_kernel:
         yield f"The cell called exit, which ended kernel {kernel} for everyone who uses it: its variables are gone."
-    read_on = f"get_execution(execution={result.execution}) reads on."
+    place = "" if result.cursor is None else f", cursor={result.cursor}"
+    read_on = f"get_execution(execution={result.execution}{place}) reads on."
+    if result.remaining:
+        yield f"More output is kept, {result.remaining} bytes: {read_on}"
     match result.status:
         case "running":
             yield f"Still running: execution {result.execution} in kernel {kernel}. {read_on}"
@@ -93,11 +103,17 @@ def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:
             )
 
 
-def _fit(parts: Sequence[_Part], max_output: int, max_result: int) -> Iterator[T.ContentBlock]:
+def _size(parts: Sequence[_Part]) -> int:
+    """Bytes of the parts as text."""
+    return sum(len((part if isinstance(part, str) else part.instead).encode("utf-8", "replace")) + 1 for part in parts)
+
+
+def _fit(
+    parts: Sequence[_Part], max_output: int, max_result: int, missing: tuple[int, int]
+) -> Iterator[T.ContentBlock]:
     """The parts as content within both budgets; neighbouring texts become one block."""
-    wanted = sum(len((part if isinstance(part, str) else part.instead).encode()) + 1 for part in parts)
     max_output = min(max_output, max_result)
-    room, free = max_result - min(max_output, wanted), _MAX_IMAGES
+    room, free = max_result - min(max_output, _size(parts)), _MAX_IMAGES
     fitting: list[_Part] = []
     for part in parts:
         if isinstance(part, _Image) and free and len(part.data) <= room:
@@ -110,7 +126,7 @@ def _fit(parts: Sequence[_Part], max_output: int, max_result: int) -> Iterator[T
         several = list(group)
         blocks.extend(several if is_image else ["\n".join(map(str, several))])
     # Where an image stands, the text is empty, unless the line that tells of the cut falls there.
-    texts = terminal.cut(["" if isinstance(block, _Image) else block for block in blocks], max_output)
+    texts = terminal.cut(["" if isinstance(block, _Image) else block for block in blocks], max_output, missing)
     for block, text in zip(blocks, texts, strict=True):
         if isinstance(block, _Image):
             yield T.ImageContent(data=block.data, mime_type=block.mime_type)

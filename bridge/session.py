@@ -28,6 +28,7 @@ from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
 from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
 from bridge.execution import Execution, Executions
+from bridge.journal import Book, Record
 from bridge.messages import Message
 from bridge.outputs import Result
 
@@ -45,6 +46,8 @@ UNWANTED_GRACE = 0.05
 JUST_BEGUN = 0.5
 # The kernel replies once the signal is sent, within milliseconds.
 INTERRUPT_REPLY = 1.0
+# What others' cells print is read from the journal alone.
+FOREIGN_KEPT = 1024
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
 
@@ -59,11 +62,12 @@ class Foreign:
 
     username: str
     since: datetime
-    code: str | None = None
+    execution: Execution | None = None
+    """Once it is known to be a cell."""
 
     def __str__(self) -> str:
         """Describe it for the reader of an error: whose, what, since when."""
-        first = (self.code or "").strip().splitlines()[:1]
+        first = (self.execution.code if self.execution else "").strip().splitlines()[:1]
         what = f"`{first[0][:80]}`" if first else "a request"
         return f"{what} of {self.username or 'another client'}, since {self.since:%H:%M:%S} UTC"
 
@@ -80,9 +84,16 @@ class SessionState:
 class KernelSession:
     """The connection; made by `open_session`."""
 
-    def __init__(self, channels: Channels, explain: Callable[[], Awaitable[str]], executions: Executions) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        explain: Callable[[], Awaitable[str]],
+        executions: Executions,
+        book: Book | None = None,
+    ) -> None:
         self._channels = channels
         self._explain = explain
+        self._book = book
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         self._unknown = True
@@ -171,12 +182,11 @@ class KernelSession:
     async def read(self, number: int, *, wait: float) -> Result:
         """Return how far an execution is, after waiting at most `wait` seconds for its end.
 
-        Raises `NoSuchKernel` for a number that is not kept.
+        Raises `NoSuchKernel` for one that is not kept in memory: `executions` may tell what the journal has of it.
         """
         execution = self.executions.get(number)
         if execution is None:
-            kept = ", ".join(str(each.number) for each in self.executions) or "none"
-            raise NoSuchKernel(f"Execution {number} is not kept for this kernel; kept are: {kept}.")
+            raise NoSuchKernel(f"Execution {number} is not kept for this kernel.")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await self._end_of(execution)
@@ -199,7 +209,7 @@ class KernelSession:
 
     def _is_running(self, execution: Execution) -> bool:
         """Tell whether our cell runs: one that others are seen to run has begun after ours ended."""
-        return execution.running and not any(each.code is not None for each in self._foreign.values())
+        return execution.running and not any(each.execution for each in self._foreign.values())
 
     def _not_ours(self) -> NotOurs:
         others = "; ".join(map(str, self._foreign.values()))
@@ -327,7 +337,7 @@ class KernelSession:
         self._unknown = False
         # what ran before the probe was sent has ended, also where its idle never came
         for msg_id in before:
-            self._foreign.pop(msg_id, None)
+            self._foreign_ended(msg_id)
 
     async def _send(self, code: str, on_message: OnMessage | None) -> Execution:
         self._raise_if_lost()
@@ -343,7 +353,10 @@ class KernelSession:
             },
         )
         msg_id = str(message["header"]["msg_id"])
-        execution = self._current = self.executions.begin(msg_id, code)
+        username = str(message["header"]["username"])
+        execution = self._current = self.executions.begin(
+            msg_id, code, lambda number: self._recorded(msg_id, code, self._channels.session, username, number)
+        )
         self._finished[msg_id] = asyncio.Event()
         if on_message:
             self._listeners[msg_id] = on_message
@@ -355,6 +368,13 @@ class KernelSession:
             self._forget(execution)  # it was never sent, so nobody must wait for it
             raise
         return execution
+
+    def _recorded(self, msg_id: str, code: str, client: str, username: str, number: int | None = None) -> Record | None:
+        if self._book is None:
+            return None
+        return self._book.begin(
+            kernel=self.kernel, msg_id=msg_id, code=code, client=client, username=username, number=number
+        )
 
     def _forget(self, execution: Execution) -> None:
         self._current = None
@@ -494,14 +514,25 @@ class KernelSession:
     def _foreign_message(self, message: Message) -> None:
         if message.channel != "iopub" or message.in_subshell or not message.parent_id:
             return
-        if message.msg_type == "status":
-            state = message.content.get("execution_state")
-            if state == "busy":
-                self._foreign[message.parent_id] = Foreign(message.parent_username, datetime.now(UTC))
-            elif state == "idle":
-                self._foreign.pop(message.parent_id, None)
-        elif message.msg_type == "execute_input" and message.parent_id in self._foreign:
-            self._foreign[message.parent_id].code = str(message.content.get("code", ""))
+        state = message.content.get("execution_state") if message.msg_type == "status" else None
+        if state == "busy":
+            self._foreign[message.parent_id] = Foreign(message.parent_username, datetime.now(UTC))
+        foreign = self._foreign.get(message.parent_id)
+        if foreign is None:
+            return
+        if message.msg_type == "execute_input" and foreign.execution is None:
+            code = str(message.content.get("code", ""))
+            record = self._recorded(message.parent_id, code, message.parent_session, message.parent_username)
+            foreign.execution = Execution(0, message.parent_id, code, keep=FOREIGN_KEPT, record=record)
+        if foreign.execution:
+            foreign.execution.feed(message)
+        if state == "idle":
+            self._foreign_ended(message.parent_id)
+
+    def _foreign_ended(self, msg_id: str) -> None:
+        foreign = self._foreign.pop(msg_id, None)
+        if foreign and foreign.execution:
+            foreign.execution.close()
 
     def _idle_never_came(self, execution: Execution) -> None:
         if not execution.done:
@@ -545,6 +576,9 @@ class KernelSession:
         for execution in self.executions:
             execution.lose(self.reason)
             self._settle(execution)
+        for foreign in self._foreign.values():
+            if foreign.execution:
+                foreign.execution.lose(self.reason)
         for answered in self._replies.values():
             answered.set_result(None)
 
@@ -557,12 +591,14 @@ async def open_session(
     timeout: float,
     starting: bool = False,
     executions: Executions | None = None,
+    book: Book | None = None,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
     `executions` are those of the session that this one takes the place of: numbers go on, and what was kept is read.
+    `book` is where all cells are kept that are seen from now on.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised.
     """
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, executions or Executions())
+    return KernelSession(channels, explain, executions or Executions(), book)

@@ -224,24 +224,25 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def cut(texts: Sequence[str], limit: int) -> list[str]:
+def cut(texts: Sequence[str], limit: int, missing: tuple[int, int] = (0, 0)) -> list[str]:
     """`texts`, together at most `limit` bytes of UTF-8: two thirds from the start, one third from the end.
 
-    Between them stands one line that says what is missing. The texts keep their number and order (some become
-    empty). Cuts are made at line ends where one is near, never inside a character. A limit that has no room for the
-    line gets the start alone.
+    Between them stands one line that says what is missing, with the bytes and lines that were `missing` before. The
+    texts keep their number and order (some become empty). Cuts are made at line ends where one is near, never inside a
+    character. A limit that has no room for the line gets the start alone.
     """
     whole = "".join(texts).encode()
     if len(whole) <= limit:
         return list(texts)
-    longest = len(_gap(len(whole), whole.count(b"\n"))) + len(b"s\n\n")
+    size, lines = missing
+    longest = len(_gap(len(whole) + size, whole.count(b"\n") + lines)) + len(b"s\n\n")
     room = limit - longest
     if room < 0:
         head = _head_end(whole, max(0, limit))
         return _slices(texts, whole, head, len(whole), b"")
     head = _head_end(whole, room * 2 // 3)
     tail = _tail_start(whole, len(whole) - (room - room * 2 // 3))
-    gap = _gap(tail - head, whole.count(b"\n", head, tail)) + b"\n"
+    gap = _gap(tail - head + size, whole.count(b"\n", head, tail) + lines) + b"\n"
     return _slices(texts, whole, head, tail, gap if head == 0 or whole[head - 1 : head] == b"\n" else b"\n" + gap)
 
 

@@ -32,6 +32,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(world / "runtime"))
         patch.setenv("IPYTHONDIR", str(world / "ipython"))
         patch.setenv("XDG_CONFIG_HOME", str(world / "config"))
+        patch.setenv("XDG_STATE_HOME", str(world / "state"))
         patch.setenv("KERNEL_BRIDGE_OWNER", f"test-{uuid.uuid4().hex[:8]}")
         patch.delenv("KERNEL_BRIDGE_POLICY", raising=False)
         # the debugger of a kernel on a Python with frozen modules writes a warning otherwise

@@ -191,5 +191,6 @@ def _text(result: T.CallToolResult) -> str:
 def _environment() -> dict[str, str]:
     """Return what the server needs to find the engine and the files: MCP clients start servers almost bare."""
     names = ("DOCKER_HOST", "KERNEL_BRIDGE_DOCKER_HOST", "KERNEL_BRIDGE_OWNER", "KERNEL_BRIDGE_POLICY", "DOCKER_CONFIG")
-    wanted = [*names, "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "JUPYTER_RUNTIME_DIR", "DOCKER_CONTEXT"]
+    wanted = [*names, "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
+    wanted += ["JUPYTER_RUNTIME_DIR", "DOCKER_CONTEXT"]
     return {name: os.environ[name] for name in wanted if name in os.environ}

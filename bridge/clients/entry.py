@@ -23,6 +23,7 @@ _PLACES = {
     "JUPYTER_DATA_DIR": ".local/share/jupyter",
     "XDG_DATA_HOME": ".local/share",
     "XDG_CONFIG_HOME": ".config",
+    "XDG_STATE_HOME": ".local/state",
 }
 """Directories, and where they are below HOME when nothing is said."""
 

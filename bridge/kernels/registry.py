@@ -30,6 +30,7 @@ from bridge.errors import (
     NotOurs,
     StartTimeout,
 )
+from bridge.journal import IN_MEMORY, Journal
 from bridge.kernels import files
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
@@ -38,6 +39,7 @@ from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher, Sandbox
 from bridge.looking import Variables, read_variables, variables_expression
 from bridge.policy import Policy, SandboxRequest, decide
+from bridge.policy.places import state_home
 from bridge.session import KernelSession, OnMessage, open_session
 
 # A kernel that runs answers in milliseconds, also while a cell runs.
@@ -48,6 +50,8 @@ REOPEN_TIMEOUT = 1.5
 START_TIMEOUT = 60.0
 # A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
 RESTART_TIMEOUT = 20.0
+# Of a page of output for what is said around it.
+PAGE_MARGIN = 512
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
 
@@ -101,6 +105,10 @@ class Kernels:
         self._sandboxes = Sandboxes(lambda: self.launcher)
         self._finder = Finder(policy.attach, lambda: self.launcher, self._sandboxes, lambda: self.username)
         self._connected: dict[str, _Connected] = {}
+        calls = policy.calls
+        place = None if calls.kept_output is None else state_home() / "kernel-bridge" / "journal"
+        self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
+        """What everyone has run in the connected kernels, as far as it was seen from here."""
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -191,6 +199,7 @@ class Kernels:
         for connected in list(self._connected.values()):
             await connected.session.close()
         self._connected.clear()
+        self.journal.close()
         if self._made is not None:
             self._made.close()
 
@@ -211,10 +220,26 @@ class Kernels:
             result = await connected.session.execute(code, timeout=timeout, on_message=on_message)
         return Outcome(connected.name, connected.take_notices(), result)
 
-    async def read(self, execution: int, *, name: str | None = None, wait: float = 0.0) -> Outcome:
-        """Return how far an execution is, also of a session that is over."""
+    async def read(
+        self, execution: int, *, name: str | None = None, wait: float = 0.0, cursor: int | None = None
+    ) -> Outcome:
+        """Return how far an execution is, also of a session that is over; from a cursor on, one page of its output.
+
+        Raises `NoSuchKernel` for a number of which nothing is kept.
+        """
         connected = self._one(name)
-        return Outcome(connected.name, (), await connected.session.read(execution, wait=wait))
+        executions, calls = connected.session.executions, self.policy.calls
+        result = None
+        if executions.get(execution):
+            result = await connected.session.read(execution, wait=wait)
+        if result is None or (cursor is not None and result.cursor is not None):
+            text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
+            result = executions.page(execution, cursor or 0, text=text, size=size)
+        if result is None:
+            known = executions.known()
+            kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
+            raise NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
+        return Outcome(connected.name, (), result)
 
     async def interrupt(self, name: str | None = None) -> Outcome:
         """Interrupt our own running cell; raises `NotOurs` where what runs is someone else's."""
@@ -292,6 +317,7 @@ class Kernels:
                 timeout=timeout,
                 starting=True,
                 executions=connected.session.executions,
+                book=self.journal.book(connected.name),
             )
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
@@ -333,8 +359,9 @@ class Kernels:
         async def explain() -> str:
             return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
 
+        book = self.journal.book(sandbox or file.name)
         session = await open_session(
-            file.info, username=self.username, explain=explain, timeout=timeout, starting=starting
+            file.info, username=self.username, explain=explain, timeout=timeout, starting=starting, book=book
         )
         name = _free(sandbox or file.name, self._connected)
         place.append(_Connected(name, file.path, session, session.kernel, sandbox))

@@ -47,7 +47,6 @@ NOT_YET: dict[str, Any] = {
     "sandbox.gpus": 0,
     "sandbox.idle_timeout": None,
     "sandbox.max_lifetime": None,
-    "calls.kept_output": None,
     "audit.file": None,
 }
 """Settings that are not enforced yet, with the only value that they may have until then."""
@@ -271,7 +270,9 @@ class Calls(BaseModel):
         default=written("900KiB"), title="how large one result may be, images included", description=RESULT.allowed
     )
     kept_output: Annotated[int, KEPT] | None = Field(
-        default=None, title="how much output is kept on disk", description="null"
+        default=written("1GiB"),
+        title="how much output is kept on disk, of all cells together; with null a little, in memory alone",
+        description=f"{KEPT.allowed}, or null",
     )
 
     @field_validator("max_timeout")
@@ -293,11 +294,6 @@ class Calls(BaseModel):
                 f"this is less than max_output ({OUTPUT.show(output)}); write at least that, or a smaller max_output"
             )
         return max_result
-
-    @field_validator("kept_output")
-    @classmethod
-    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
-        return _supported(f"calls.{info.field_name}", value)
 
 
 class Audit(BaseModel):

@@ -46,6 +46,11 @@ def config_home(environ: Mapping[str, str] = os.environ) -> Path:
     return _xdg("XDG_CONFIG_HOME", ".config", environ)
 
 
+def state_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """$XDG_STATE_HOME, or ~/.local/state; a relative value is ignored, as that specification demands."""
+    return _xdg("XDG_STATE_HOME", ".local/state", environ)
+
+
 def expanded(written: str | Path, environ: Mapping[str, str] = os.environ) -> Path:
     """A path with `~` or `~/…` put in full; other users' homes (`~name`) are not looked up."""
     parts = Path(written).parts
@@ -164,6 +169,7 @@ def _engine_places() -> Iterable[Path]:
 
 def _private_places() -> Iterable[tuple[Path, str]]:
     yield config_home() / "kernel-bridge", "where the user's policy is"
+    yield state_home() / "kernel-bridge", "where the output of cells is kept"
     yield user_home() / ".docker", "where the engine's client keeps its passwords"
     keys = "where the keys of this machine's kernels are"
     yield _xdg("XDG_DATA_HOME", ".local/share") / "jupyter", keys

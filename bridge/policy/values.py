@@ -38,8 +38,8 @@ OUTPUT = size(KiB, 16 * MiB)
 """A traceback needs a KiB; 16 MiB of text fills any model's context many times."""
 RESULT = size(16 * KiB, 64 * MiB)
 """A small plot needs 16 KiB; clients drop what is far above 1 MiB."""
-KEPT = size(0, TiB)
-"""On the disk of the bridge's own machine."""
+KEPT = size(MiB, TiB)
+"""On the disk of the bridge's own machine; below a MiB there would be room for a few cells."""
 
 _RUNTIME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")

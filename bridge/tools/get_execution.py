@@ -18,11 +18,15 @@ async def get_execution(
         str | None, Field(description="The kernel's name; needed only where several are connected.")
     ] = None,
     wait: Annotated[float, Field(description="Seconds to wait for its end.")] = 0.0,
+    cursor: Annotated[
+        int | None, Field(description="Where to read on, as a result names it; 0 is the start.", ge=0)
+    ] = None,
 ) -> CallToolResult:
-    """Read the output of a cell that went on after execute_code returned, and learn whether it has ended.
+    """Read the output of a cell that went on after execute_code returned, or that was too long for one result.
 
-    Returns all that is kept of it: the last ten executions of each connection, a few megabytes each.
+    Without cursor you get the head and tail of its output and learn whether it has ended; with it one page of all its
+    output from there on, and where the next one begins.
     """
     app = ctx.request_context.lifespan_context
     seconds = app.timeout(wait)
-    return await shown(app, await kernels_of(ctx).read(execution, name=kernel, wait=seconds))
+    return await shown(app, await kernels_of(ctx).read(execution, name=kernel, wait=seconds, cursor=cursor))

@@ -14,7 +14,10 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-PASSED_ON = ("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "DOCKER_HOST", "KERNEL_BRIDGE_POLICY")
+PASSED_ON = (
+    *("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
+    *("DOCKER_HOST", "KERNEL_BRIDGE_POLICY"),
+)
 
 
 class Agent:

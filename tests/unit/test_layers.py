@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2] / "bridge"
 LAYERS = [
     {"errors"},
     {"policy", "connection", "outputs", "messages", "pictures", "terminal", "looking"},
+    {"journal"},
     {"execution"},
     {"channels", "launchers"},
     {"session"},

@@ -128,8 +128,8 @@ def test_notices_come_first_and_notes_and_status_last() -> None:
         "The variables are gone.",
         "out",
         "A note.",
-        "The cell printed more than is kept: 9 bytes in the middle of its output are lost.",
         "Still running: execution 17 in kernel alpha. get_execution(execution=17) reads on.",
+        "Left out here are 9 bytes in the middle of its output.",
     ]
 
 

@@ -152,7 +152,6 @@ def test_the_file_itself_refuses_a_key_that_it_does_not_know(setting: str) -> No
         ("sandbox.gpus", 1),
         ("sandbox.idle_timeout", "24h"),
         ("sandbox.max_lifetime", "7d"),
-        ("calls.kept_output", "1GiB"),
         ("audit.file", "/var/log/x.jsonl"),
     ],
 )
@@ -212,7 +211,7 @@ def test_the_built_in_policy_is_the_design() -> None:
     )
     assert (policy.sandbox.max_running, policy.sandbox.runtime) == (4, None)
     assert policy.calls.model_dump() == {
-        "timeout": 45.0, "max_timeout": 3600.0, "max_output": 48 * KiB, "max_result": 900 * KiB, "kept_output": None,
+        "timeout": 45.0, "max_timeout": 3600.0, "max_output": 48 * KiB, "max_result": 900 * KiB, "kept_output": GiB,
     }  # fmt: skip
 
 

@@ -94,7 +94,7 @@ WIDER: dict[str, tuple[Any, Any, Any]] = {
     "calls.max_timeout": (3600.0, 3601.0, 45.0),
     "calls.max_output": (49152, 49153, 1024),
     "calls.max_result": (921600, 921601, 921600),
-    "calls.kept_output": (None, 1, None),
+    "calls.kept_output": (2 << 20, 3 << 20, None),
     "audit.file": (Path("/var/log/a.jsonl"), None, Path("/var/log/a.jsonl")),
 }
 NO_ORDER_OF_ITS_OWN = {

@@ -48,7 +48,6 @@ REFUSED: dict[str, Any] = {
     "sandbox.gpus": 1,
     "sandbox.idle_timeout": "24h",
     "sandbox.max_lifetime": "24h",
-    "calls.kept_output": "1GiB",
     "audit.file": "/var/log/audit.jsonl",
 }
 # Enforced by another module, which must at least name the field; its own tests look at what it does.
@@ -57,6 +56,7 @@ ELSEWHERE = {
     "attach.directories": "kernels/files.py",
     "attach.addresses": "kernels/files.py",
     "sandbox.max_running": "launchers/docker/starting.py",
+    "calls.kept_output": "kernels/registry.py",
 }
 # Changed alone, these change what a tool call does.
 CALLS: dict[str, Any] = {

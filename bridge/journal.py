@@ -1,0 +1,537 @@
+"""What happened in the kernels, kept on disk: each cell that this bridge saw, whoever ran it, with all of its output.
+
+The one rule: each bridge writes one SQLite file of its own, private to its user, which other processes may read
+meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell.
+
+Output is numbered by places, which only rise within a cell. A text that is too long for one page of a reader takes
+several, so that a reader goes on at any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Status, Stream
+
+# Characters of a text that are written as one entry; several make a page, also where a policy wants small ones.
+PIECE = 64 * 1024
+# Seconds that text of many small writes may wait to be written together.
+DELAY = 0.5
+# Where nothing may be written to disk, what is kept lies in memory instead.
+IN_MEMORY = 16 * 1024 * 1024
+# An entry costs that much beside its contents.
+ROW = 64
+
+log = logging.getLogger(__name__)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_SCHEMA = """
+CREATE TABLE cells (
+    id INTEGER PRIMARY KEY, kernel TEXT, name TEXT, msg_id TEXT, number INTEGER, client TEXT, username TEXT, code BLOB,
+    count INTEGER, began REAL, ended REAL, status TEXT, missing INTEGER DEFAULT 0
+);
+CREATE TABLE outputs (
+    cell INTEGER, place INTEGER, pieces INTEGER, kind TEXT, display TEXT, body BLOB, text INTEGER,
+    PRIMARY KEY (cell, place)
+) WITHOUT ROWID;
+CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
+"""
+# Written for one process at a time and worth nothing after a power cut, so that no write waits for the disk.
+_SETTINGS = "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a cell's output."""
+
+    outputs: tuple[Output, ...]
+    cursor: int
+    """The place after it."""
+    remaining: int
+    """Bytes that are kept from there on."""
+    missing: int
+    """Bytes that were too much to be kept, in the middle of all the output."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is known of a cell beside its output."""
+
+    id: int
+    kernel: str
+    """The process's own id."""
+    name: str
+    msg_id: str
+    number: int | None
+    """The execution's number, where it was run through this bridge."""
+    client: str
+    """The Jupyter session of whoever ran it."""
+    username: str
+    code: str
+    count: int | None
+    """The kernel's `In [n]`."""
+    began: datetime
+    ended: datetime | None
+    status: Status
+
+
+_CELL = "id, kernel, name, msg_id, number, client, username, code, count, began, ended, status"
+
+
+class Record:
+    """One cell's part of the journal, written to while it runs; made by `Book.begin`."""
+
+    def __init__(self, journal: Journal, cell: int) -> None:
+        self._journal = journal
+        self.cell = cell
+        self._place = 0
+        self._name: Literal["stdout", "stderr"] = "stdout"
+        self._waiting: list[str] = []
+        self._length = 0
+        self._written = 0.0
+        self._unwritten = 0
+
+    @property
+    def cursor(self) -> int:
+        """The place of what comes next."""
+        self._write_waiting()
+        return self._place
+
+    def add(self, output: Output, display_id: str | None = None) -> None:
+        """Keep an output."""
+        if not isinstance(output, Stream):
+            self._write_waiting()
+            self._write([output], display_id)
+            return
+        if output.name != self._name:
+            self._write_waiting()
+            self._name = output.name
+        self._waiting.append(output.text)
+        self._length += len(output.text)
+        if self._length >= self._journal.piece or time.monotonic() - self._written > DELAY:
+            self._write_waiting()
+
+    def update(self, display_id: str, data: DisplayData) -> None:
+        """Show other data where a display is, also one of an earlier cell of this kernel."""
+        self._journal.update(self.cell, display_id, data)
+
+    def clear(self) -> None:
+        """Forget the output so far."""
+        self._waiting, self._length, self._unwritten = [], 0, 0
+        self._journal.clear(self.cell)
+
+    def end(self, status: Status, count: int | None) -> None:
+        """The cell has ended: nothing more comes."""
+        self._write_waiting()
+        self._journal.end(self.cell, status, count)
+
+    def forget(self) -> None:
+        """The cell was never sent."""
+        self._journal.forget(self.cell)
+
+    def read(self) -> Cell | None:
+        """Return what is known of the cell; None where it is no longer kept."""
+        return next(self._journal.cells("id = ?", self.cell), None)
+
+    def page(self, cursor: int, *, text: int, size: int) -> Page | None:
+        """Return the output from a place on: at most `text` bytes of text and `size` bytes in all, but one piece.
+
+        None where the cell is no longer kept.
+        """
+        self._write_waiting()
+        page = self._journal.page(self.cell, cursor, text=text, size=size)
+        return page and replace(page, missing=page.missing + self._unwritten)
+
+    def _write_waiting(self) -> None:
+        text, self._waiting, self._length = "".join(self._waiting), [], 0
+        self._written = time.monotonic()
+        if text:
+            self._write([Stream(self._name, piece) for piece in _pieces(text, self._journal.piece)])
+
+    def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> None:
+        places, unwritten = self._journal.add(self.cell, self._place, outputs, display_id)
+        self._place += places
+        self._unwritten += unwritten
+
+
+class Journal:
+    """All that one bridge keeps, at most `limit` bytes of it; the oldest cells make room for the new ones.
+
+    `directory` is where each bridge makes one of its own with the first cell; None keeps little, and in memory. `page`
+    is how many bytes of text its readers take at a time.
+    """
+
+    def __init__(self, directory: Path | None, limit: int = IN_MEMORY, *, page: int = 8 * PIECE) -> None:
+        self._parent = directory
+        self._limit = limit
+        self.piece = min(PIECE, max(64, page // 8))
+        self._size = 0
+        self._place: _Place | None = None
+        self._opened: sqlite3.Connection | None = None
+        self.problem: str | None = None
+        """Why something could not be written, once that happened."""
+
+    def book(self, name: str) -> Book:
+        """Return the part about the kernel that has this name."""
+        return Book(self, name)
+
+    def close(self) -> None:
+        """Let others read it, or remove it where nothing is in it."""
+        if self._opened is None:
+            return
+        empty = self._scalar("SELECT count(*) FROM cells") == 0
+        self._opened.close()
+        self._opened = None
+        if self._place:
+            self._place.leave(remove=empty)
+
+    # -- writing
+
+    def begin(self, **known: Any) -> int:
+        """Add a cell by its columns and return its id; 0 where it cannot be kept."""
+        known["code"] = _encoded(known["code"])
+        known["began"] = time.time()
+        names, marks = ", ".join(known), ", ".join("?" * len(known))
+        cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608
+        if cursor is None:
+            return 0
+        self._grow(len(known["code"]) + ROW)
+        return int(cursor.lastrowid or 0)
+
+    def add(self, cell: int, place: int, outputs: Sequence[Output], display_id: str | None) -> tuple[int, int]:
+        """Add outputs from a place on; returns how many places they take and how many bytes could not be written."""
+        rows, first, size = [], place, 0
+        for output in outputs:
+            kind, body, text = _packed(output)
+            pieces = max(1, -(-len(text) // self.piece)) if _is_text_alone(output) else 1
+            rows.append((cell, place, pieces, kind, display_id, body, _shown_size(text)))
+            place, size = place + pieces, size + len(body)
+        if not cell or not self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)", rows):
+            return place - first, size
+        self._grow(size + ROW * len(rows))
+        return place - first, 0
+
+    def update(self, cell: int, display_id: str, data: DisplayData) -> None:
+        """Put other data in a display's place, in all cells of the same kernel."""
+        _, body, text = _packed(data)
+        for other, place, kind, old in self._rows(
+            "SELECT outputs.cell, place, kind, length(body) FROM outputs JOIN cells ON cells.id = outputs.cell "
+            "WHERE display = ? AND kernel = (SELECT kernel FROM cells WHERE id = ?)",
+            *(display_id, cell),
+        ):
+            if kind not in ("display", "result"):
+                continue
+            self._write(
+                "UPDATE outputs SET body = ?, text = ? WHERE cell = ? AND place = ?",
+                *(body, _shown_size(text), other, place),
+            )
+            self._grow(len(body) - old)
+
+    def clear(self, cell: int) -> None:
+        """Forget a cell's output so far."""
+        self._size -= self._scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
+        self._write("DELETE FROM outputs WHERE cell = ?", cell)
+        self._write("UPDATE cells SET missing = 0 WHERE id = ?", cell)
+
+    def end(self, cell: int, status: Status, count: int | None) -> None:
+        """Write how and when a cell ended."""
+        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, time.time(), cell)
+
+    def forget(self, cell: int) -> None:
+        """Remove a cell and its output."""
+        self.clear(cell)
+        self._size -= self._scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
+        self._write("DELETE FROM cells WHERE id = ?", cell)
+
+    # -- reading
+
+    def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
+        """Yield the cells that meet a condition on their columns, in the order in which they began."""
+        yield from map(_cell, self._rows(f"SELECT {_CELL} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
+
+    def page(self, cell: int, cursor: int, *, text: int, size: int) -> Page | None:
+        """See `Record.page`."""
+        known = self._rows("SELECT missing FROM cells WHERE id = ?", cell)
+        if not known:
+            return None
+        outputs: list[Output] = []
+        for place, pieces, kind, body, cost in self._read(
+            "SELECT place, pieces, kind, body, text FROM outputs WHERE cell = ? AND place + pieces > ? ORDER BY place",
+            *(cell, cursor),
+        ):
+            for piece in range(max(0, cursor - place), pieces):
+                text, size = text - cost // pieces - 1, size - len(body) // pieces
+                if outputs and (text < 0 or size < 0):
+                    break
+                outputs.append(_unpacked(kind, body, piece, pieces))
+                cursor = place + piece + 1
+            else:
+                continue
+            break
+        remaining = self._scalar(
+            "SELECT sum(length(body) * (place + pieces - max(place, ?)) / pieces) FROM outputs "
+            "WHERE cell = ? AND place + pieces > ?",
+            *(cursor, cell, cursor),
+        )
+        return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
+
+    # -- keeping within the bound
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        while self._size > self._limit:
+            oldest = self._scalar("SELECT min(id) FROM cells WHERE ended IS NOT NULL")
+            if oldest:
+                self.forget(oldest)
+            elif not self._thin():
+                break
+
+    def _thin(self) -> bool:
+        """Forget some output in the middle of the cell that has most of it; False where there is none to spare."""
+        cell = self._scalar("SELECT cell FROM outputs GROUP BY cell ORDER BY sum(length(body)) DESC LIMIT 1")
+        kept = gone = 0
+        places: list[tuple[int, int]] = []
+        for place, size in self._read("SELECT place, length(body) FROM outputs WHERE cell = ? ORDER BY place", cell):
+            if kept <= self._limit // 4:
+                kept += size + ROW
+                continue
+            places.append((cell, place))
+            gone += size
+            if gone > self._limit // 16:
+                break
+        self._write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places)
+        self._write("UPDATE cells SET missing = missing + ? WHERE id = ?", gone, cell)
+        self._size -= gone + ROW * len(places)
+        return bool(places)
+
+    # -- the file
+
+    def _database(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> sqlite3.Connection:
+        if self._parent is not None:
+            try:
+                self._place = _Place(self._parent, self._limit)
+                return _prepared(self._place.file)
+            except (OSError, sqlite3.Error) as error:
+                self._trouble(error)
+                self._place = None
+        self._limit = min(self._limit, IN_MEMORY)
+        return _prepared(":memory:")
+
+    def _write(self, statement: str, *values: Any) -> sqlite3.Cursor | None:
+        try:
+            return self._database().execute(statement, values)
+        except (sqlite3.Error, OverflowError) as error:
+            self._trouble(error)
+            return None
+
+    def _write_all(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+        try:
+            database = self._database()
+            with database:  # commits, or takes all of it back
+                database.execute("BEGIN")
+                database.executemany(statement, rows)
+        except (sqlite3.Error, OverflowError) as error:
+            self._trouble(error)
+            return False
+        return True
+
+    def _read(self, query: str, *values: Any) -> Iterator[Any]:
+        with contextlib.suppress(sqlite3.Error, OverflowError):
+            yield from self._database().execute(query, values)
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return list(self._read(query, *values))
+
+    def _scalar(self, query: str, *values: Any) -> int:
+        return int(next(self._read(query, *values), (0,))[0] or 0)
+
+    def _trouble(self, error: Exception) -> None:
+        if self.problem is None:
+            log.warning("not all output can be kept on disk: %s", error)
+        self.problem = str(error)
+
+
+class Book:
+    """The journal's part about one kernel, by the name that it has here."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        self.journal = journal
+        self.name = name
+
+    def begin(
+        self, *, kernel: str, msg_id: str, code: str, client: str, username: str, number: int | None = None
+    ) -> Record:
+        """Begin a cell; `number` where it is ours."""
+        known = {"kernel": kernel, "name": self.name, "msg_id": msg_id, "client": client, "username": username}
+        shown = {key: value.encode("utf-8", "replace").decode() for key, value in known.items()}
+        return Record(self.journal, self.journal.begin(**shown, code=code, number=number))
+
+
+class _Place:
+    """The bridge's own directory, held by a lock for as long as the bridge lives."""
+
+    def __init__(self, parent: Path, limit: int) -> None:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = parent / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+        self._directory.mkdir(mode=0o700)
+        self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.file = self._directory / "cells.sqlite"
+        os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o600))
+        with contextlib.suppress(OSError):
+            _make_room(parent, limit)
+
+    def leave(self, *, remove: bool) -> None:
+        if remove:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _make_room(parent: Path, limit: int) -> None:
+    """Remove what ended bridges have kept, the oldest first, until no more than the limit is left of it."""
+    ended = sorted(each for each in parent.iterdir() if each.is_dir() and not each.is_symlink() and not _is_held(each))
+    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in ended}
+    for each in ended:
+        if sum(sizes.values()) <= limit:
+            break
+        shutil.rmtree(each, ignore_errors=True)
+        del sizes[each]
+
+
+def _is_held(directory: Path) -> bool:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _prepared(file: Path | str) -> sqlite3.Connection:
+    database = sqlite3.connect(file, isolation_level=None)
+    database.executescript(_SETTINGS + _SCHEMA)
+    return database
+
+
+def _cell(row: Any) -> Cell:
+    cell, kernel, name, msg_id, number, client, username, code, count, began, ended, status = row
+    return Cell(
+        id=cell,
+        kernel=kernel,
+        name=name,
+        msg_id=msg_id,
+        number=number,
+        client=client,
+        username=username,
+        code=_decoded(code),
+        count=count,
+        began=datetime.fromtimestamp(began, UTC),
+        ended=None if ended is None else datetime.fromtimestamp(ended, UTC),
+        status=status or "running",
+    )
+
+
+# -- outputs as bytes
+
+
+def _packed(output: Output) -> tuple[str, bytes, str]:
+    """Return an output's kind, all of it as bytes, and the text by which it is read."""
+    if isinstance(output, Stream):
+        return output.name, _encoded(output.text), output.text
+    if isinstance(output, Error):
+        text = "\n".join(output.traceback) or f"{output.ename}: {output.evalue}"
+        return "error", _json([output.ename, output.evalue, list(output.traceback)]), text
+    kind = "result" if isinstance(output, ExecuteResult) else "display"
+    count = output.execution_count if isinstance(output, ExecuteResult) else None
+    text = output.data.get("text/plain", "")
+    return kind, _json([output.data, output.metadata, count]), text if isinstance(text, str) else ""
+
+
+def _is_text_alone(output: Output) -> bool:
+    return isinstance(output, Error) or (not isinstance(output, Stream) and set(output.data) == {"text/plain"})
+
+
+def _unpacked(kind: str, body: bytes, piece: int, pieces: int) -> Output:
+    if kind in ("stdout", "stderr"):
+        return Stream("stderr" if kind == "stderr" else "stdout", _decoded(body))
+    content = json.loads(body)
+    if kind == "error":
+        ename, evalue, traceback = content
+        if pieces == 1:
+            return Error(ename, evalue, tuple(traceback))
+        return Error(ename, evalue, (_part("\n".join(traceback) or f"{ename}: {evalue}", piece, pieces),))
+    data, metadata, count = content
+    if pieces > 1:
+        # what was put in its place meanwhile may have other forms
+        data = {**(data if piece == 0 else {}), "text/plain": _part(_plain(data), piece, pieces)}
+    return ExecuteResult(data, metadata, count) if kind == "result" else DisplayData(data, metadata)
+
+
+def _plain(data: Mapping[str, Any]) -> str:
+    text = data.get("text/plain", "")
+    return text if isinstance(text, str) else ""
+
+
+def _part(text: str, piece: int, pieces: int) -> str:
+    return text[len(text) * piece // pieces : len(text) * (piece + 1) // pieces]
+
+
+def _merged(outputs: list[Output]) -> Iterator[Output]:
+    """Neighbouring texts of one stream as one, as a terminal would have it."""
+    for name, group in itertools.groupby(outputs, lambda each: each.name if isinstance(each, Stream) else None):
+        if name is None:
+            yield from group
+        else:
+            yield Stream(name, "".join(each.text for each in group if isinstance(each, Stream)))
+
+
+def _pieces(text: str, length: int) -> Iterator[str]:
+    """Cut a text into pieces, at a line's end where one is near."""
+    start = 0
+    while start < len(text):
+        end = start + length
+        if end < len(text):
+            end = (text.rfind("\n", start + length // 2, end) + 1) or end
+        yield text[start:end]
+        start = end
+
+
+def _shown_size(text: str) -> int:
+    """Bytes of the text as it is shown: a control character takes three."""
+    return len(_encoded(text)) + 2 * len(_CONTROL.findall(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decoded(body: bytes) -> str:
+    return body.decode("utf-8", "surrogatepass")
+
+
+def _json(content: Any) -> bytes:
+    try:
+        return json.dumps(content).encode()
+    except (RecursionError, ValueError, TypeError):
+        return b'[{"text/plain": "[nested too deeply to be kept]"}, {}, null]'

@@ -213,8 +213,9 @@ class Channels:
         socket = self._sockets[channel]
         while True:
             frames = await socket.recv_multipart()
-            message = self._parse(channel, frames)
-            if channel == "iopub" and frames[0] == nonce and not self.refused_signature:
+            message, first = self._parse(channel, frames), frames[0]
+            del frames  # may be a hundred megabytes, which must not be there twice
+            if channel == "iopub" and first == nonce and not self.refused_signature:
                 self._welcome.set()
             elif message is not None:
                 try:
@@ -222,6 +223,7 @@ class Channels:
                 except Exception:
                     # code in the kernel can sign anything; what it made of one message must not end the channel
                     log.exception("a message of type %r was dropped", message.msg_type)
+            del message
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """Tell when the control connection drops. A gateway whose kernel still starts hangs up before any handshake."""

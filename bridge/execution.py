@@ -17,7 +17,7 @@ from bridge.messages import Message
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
-KEPT_BYTES = 8 * 1024 * 1024
+KEPT_BYTES = 2 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
 KEPT_EXECUTIONS = 3
 # Executions whose number is known; a few hundred bytes each.

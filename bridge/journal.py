@@ -33,6 +33,8 @@ PIECE = 64 * 1024
 DELAY = 0.5
 # Where nothing may be written to disk, what is kept lies in memory instead.
 IN_MEMORY = 16 * 1024 * 1024
+# Entries of one text that are written together.
+TOGETHER = 64
 # An entry costs that much beside its contents.
 ROW = 64
 
@@ -45,13 +47,15 @@ CREATE TABLE cells (
     count INTEGER, began REAL, ended REAL, status TEXT, missing INTEGER DEFAULT 0
 );
 CREATE TABLE outputs (
-    cell INTEGER, place INTEGER, pieces INTEGER, kind TEXT, display TEXT, body BLOB, text INTEGER,
-    PRIMARY KEY (cell, place)
-) WITHOUT ROWID;
+    cell INTEGER, place INTEGER, pieces INTEGER, start INTEGER, text INTEGER, kind TEXT, display TEXT, body BLOB
+);
+CREATE UNIQUE INDEX places ON outputs (cell, place);
 CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
 """
-# Written for one process at a time and worth nothing after a power cut, so that no write waits for the disk.
-_SETTINGS = "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;"
+# Whole entries fit a page of that size. What a power cut leaves of it matters less than that no write waits for a disk.
+_SETTINGS = """
+PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 4194304; PRAGMA synchronous = OFF;
+"""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Record:
         self._length = 0
         self._written = 0.0
         self._unwritten = 0
+        self._size = 0
 
     @property
     def cursor(self) -> int:
@@ -159,13 +164,16 @@ class Record:
     def _write_waiting(self) -> None:
         text, self._waiting, self._length = "".join(self._waiting), [], 0
         self._written = time.monotonic()
-        if text:
-            self._write([Stream(self._name, piece) for piece in _pieces(text, self._journal.piece)])
+        pieces = (Stream(self._name, piece) for piece in _pieces(text, self._journal.piece))
+        # a message may hold a hundred megabytes, which must not be there twice
+        while some := list(itertools.islice(pieces, TOGETHER)):
+            self._write(some)
 
     def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> None:
-        places, unwritten = self._journal.add(self.cell, self._place, outputs, display_id)
+        places, size, is_written = self._journal.add(self.cell, self._place, self._size, outputs, display_id)
         self._place += places
-        self._unwritten += unwritten
+        self._size += size
+        self._unwritten += 0 if is_written else size
 
 
 class Journal:
@@ -212,18 +220,20 @@ class Journal:
         self._grow(len(known["code"]) + ROW)
         return int(cursor.lastrowid or 0)
 
-    def add(self, cell: int, place: int, outputs: Sequence[Output], display_id: str | None) -> tuple[int, int]:
-        """Add outputs from a place on; returns how many places they take and how many bytes could not be written."""
+    def add(
+        self, cell: int, place: int, start: int, outputs: Sequence[Output], display_id: str | None
+    ) -> tuple[int, int, bool]:
+        """Add outputs from a place on, with `start` bytes before; returns their places, bytes, and if it was done."""
         rows, first, size = [], place, 0
         for output in outputs:
             kind, body, text = _packed(output)
             pieces = max(1, -(-len(text) // self.piece)) if _is_text_alone(output) else 1
-            rows.append((cell, place, pieces, kind, display_id, body, _shown_size(text)))
+            rows.append((cell, place, pieces, start + size, _shown_size(text), kind, display_id, body))
             place, size = place + pieces, size + len(body)
-        if not cell or not self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)", rows):
-            return place - first, size
-        self._grow(size + ROW * len(rows))
-        return place - first, 0
+        is_written = bool(cell) and self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        if is_written:
+            self._grow(size + ROW * len(rows))
+        return place - first, size, is_written
 
     def update(self, cell: int, display_id: str, data: DisplayData) -> None:
         """Put other data in a display's place, in all cells of the same kernel."""
@@ -269,25 +279,24 @@ class Journal:
         if not known:
             return None
         outputs: list[Output] = []
-        for place, pieces, kind, body, cost in self._read(
-            "SELECT place, pieces, kind, body, text FROM outputs WHERE cell = ? AND place + pieces > ? ORDER BY place",
-            *(cell, cursor),
-        ):
+        rows = self._read(
+            "SELECT place, pieces, start, text, kind, body FROM outputs WHERE cell = ? AND place >= "
+            "coalesce((SELECT max(place) FROM outputs WHERE cell = ? AND place <= ?), 0) ORDER BY place",
+            *(cell, cell, cursor),
+        )
+        for place, pieces, start, cost, kind, body in rows:
             for piece in range(max(0, cursor - place), pieces):
                 text, size = text - cost // pieces - 1, size - len(body) // pieces
                 if outputs and (text < 0 or size < 0):
-                    break
+                    remaining = max(1, self._end(cell) - start - len(body) * piece // pieces)
+                    return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
                 outputs.append(_unpacked(kind, body, piece, pieces))
                 cursor = place + piece + 1
-            else:
-                continue
-            break
-        remaining = self._scalar(
-            "SELECT sum(length(body) * (place + pieces - max(place, ?)) / pieces) FROM outputs "
-            "WHERE cell = ? AND place + pieces > ?",
-            *(cursor, cell, cursor),
-        )
-        return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
+        return Page(tuple(_merged(outputs)), cursor, 0, int(known[0][0]))
+
+    def _end(self, cell: int) -> int:
+        """Return the bytes up to the end of a cell's output."""
+        return self._scalar("SELECT start + length(body) FROM outputs WHERE cell = ? ORDER BY place DESC LIMIT 1", cell)
 
     # -- keeping within the bound
 

@@ -29,7 +29,7 @@ class Progress:
     def see(self, message: Message) -> None:
         """Take one message of the cell."""
         if message.msg_type == "stream":
-            self._tail = (self._tail + str(message.content.get("text", "")))[-KEPT:]
+            self._tail = (self._tail + str(message.content.get("text", ""))[-KEPT:])[-KEPT:]
             self._seen.set()
 
     def newest(self) -> str:

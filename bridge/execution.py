@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.messages import Message
-from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for ten of them.
 KEPT_BYTES = 8 * 1024 * 1024
@@ -20,6 +20,8 @@ KEPT_BYTES = 8 * 1024 * 1024
 KEPT_EXECUTIONS = 10
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
 PIECE = 64 * 1024
+# A question is read by a person, in a dialog; what is longer than some screens is no question.
+LONGEST_PROMPT = 4000
 
 
 @dataclass
@@ -138,6 +140,7 @@ class Execution:
         self._notes: list[str] = []
         self._count: int | None = None
         self._ended_kernel = False
+        self._question: Question | None = None
 
     @property
     def started(self) -> bool:
@@ -159,6 +162,11 @@ class Execution:
         """Nothing more is expected: reply and idle came, or it was closed or lost."""
         return self._closed
 
+    @property
+    def question(self) -> Question | None:
+        """What it asks and nobody has answered yet."""
+        return self._question if self.running else None
+
     def feed(self, message: Message) -> None:
         """Take one message that answers this request; of an unknown type it changes nothing."""
         if self._closed:
@@ -170,8 +178,15 @@ class Execution:
         elif message.msg_type == "execute_input":
             self._started = True
             self._count = message.content.get("execution_count")
+        elif message.msg_type == "input_request":
+            self._ask(message)
         else:
             self._output(message)
+
+    def close_question(self, note: str | None = None) -> None:
+        """Ask no longer: it was answered, or given up for the reason that the note tells."""
+        self._question = None
+        self._note(note)
 
     def close(self, note: str | None = None) -> None:
         """Expect nothing more: its idle did not come in time after the reply."""
@@ -187,7 +202,7 @@ class Execution:
 
     def result(self) -> Result:
         """Return what is known now."""
-        ending: Status = self._ending or "running"
+        ending: Status = self._ending or ("asking" if self.question else "running")
         if ending == "running" and not self._started:
             ending = "queued"
         return Result(
@@ -198,6 +213,7 @@ class Execution:
             notes=tuple(self._notes),
             left_out=self._kept.left_out,
             ended_kernel=self._ended_kernel,
+            question=self.question,
         )
 
     def _reply(self, content: Any) -> None:
@@ -215,6 +231,12 @@ class Execution:
         elif state == "idle":
             self._idle = True
             self._closed = self.replied
+
+    def _ask(self, message: Message) -> None:
+        self._started = True  # stdin may be ahead of iopub
+        if not message.content.get("password"):  # such a question is never asked
+            prompt = str(message.content.get("prompt", ""))[:LONGEST_PROMPT]
+            self._question = Question(str(message.header.get("msg_id", "")), prompt)
 
     def _output(self, message: Message) -> None:
         content, kind = message.content, message.msg_type

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
-from bridge.tools import App, kernels_of, shown
+from bridge.elicitation import ask_user, resumed
+from bridge.tools import App, kernels_of, shown_or_asked
 
 
 async def get_execution(
@@ -18,11 +19,13 @@ async def get_execution(
         str | None, Field(description="The kernel's name; needed only where several are connected.")
     ] = None,
     wait: Annotated[float, Field(description="Seconds to wait for its end.")] = 0.0,
-) -> CallToolResult:
+) -> CallToolResult | InputRequiredResult:
     """Read the output of a cell that went on after execute_code returned, and learn whether it has ended.
 
     Returns all that is kept of it: the last ten executions of each connection, a few megabytes each.
     """
-    app = ctx.request_context.lifespan_context
-    seconds = app.timeout(wait)
-    return await shown(app, await kernels_of(ctx).read(execution, name=kernel, wait=seconds))
+    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(wait)
+    outcome = await resumed(ctx, kernels, wait=seconds) or await kernels.read(
+        execution, name=kernel, wait=seconds, ask=ask_user(ctx)
+    )
+    return await shown_or_asked(ctx, outcome)

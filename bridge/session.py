@@ -522,13 +522,12 @@ class KernelSession:
         """Return when a cell has ended or asks its caller, at the latest at `deadline`; anew after each question."""
         news = self._news.get(execution.msg_id)
         while news is not None:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     while not news.is_set():
                         await news.wait()
-            except TimeoutError:
-                return
-            if execution.done or ask is None or self._asked is None or not await self._put(self._asked, ask):
+            asked = self._asked if execution.question is not None else None
+            if asked is None or ask is None or not await self._put(asked, ask):
                 return
             deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
 

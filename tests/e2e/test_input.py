@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -251,3 +258,115 @@ async def test_a_retry_without_an_answer_is_asked_again(connect: Any, host_kerne
         assert again.input_requests == first.input_requests
         done = await client.call("input('a? ')", input_responses=answering("1"), request_state=again.request_state)
         assert agent.text(done) == "'1'"
+
+
+def run(kernel: Any, *arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    """Run code in a kernel as a script would; what it is to read is in the keywords."""
+    command = [sys.executable, "-m", "bridge", "run", str(kernel.file), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False, **keywords)
+
+
+def test_piped_lines_answer_one_after_the_other(host_kernel: Any) -> None:
+    done = run(host_kernel, "-c", "print('hi'); print([input('a? '), input('b? '), input()])", input="one\n\nlast")
+    assert (done.returncode, done.stdout) == (0, "hi\n['one', '', 'last']\n")
+    assert done.stderr == "a? \nb? \n"
+
+
+def test_answers_may_be_lines_of_a_file(host_kernel: Any, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("one\ntwo\n")
+    with lines.open() as opened:
+        done = run(host_kernel, "-c", "print(input(), input())", stdin=opened)
+    assert (done.returncode, done.stdout) == (0, "one two\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        (["-"], {"input": "input('a? ')"}),
+        (["-c", "input('a? ')"], {"input": ""}),
+        (["-c", "input('a? '); input('b? ')"], {"input": "only one\n"}),
+        (["-c", "input('a? ')"], {"stdin": subprocess.DEVNULL}),
+    ],
+    ids=["the code itself", "empty", "exhausted", "none"],
+)
+def test_where_no_line_can_come_the_cell_is_interrupted_and_it_is_said(
+    host_kernel: Any, arguments: list[str], keywords: dict[str, Any]
+) -> None:
+    done = run(host_kernel, *arguments, **keywords)
+    assert done.returncode == 1
+    assert done.stderr.count("kernel-bridge: The cell asks for input, and standard input has no line left") == 1
+    assert run(host_kernel, "-c", "print('free')", input="").stdout == "free\n"
+
+
+def test_a_standard_input_that_was_closed_has_no_line_either(host_kernel: Any) -> None:
+    command = f'exec {sys.executable} -m bridge run "$0" -c "input()" <&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, str(host_kernel.file)], capture_output=True, text=True, timeout=SOON, check=False
+    )
+    assert done.returncode == 1
+    assert "no line left" in done.stderr
+
+
+def test_a_password_is_refused_at_the_shell_too(host_kernel: Any) -> None:
+    done = run(host_kernel, "-c", "import getpass; getpass.getpass()", input="secret\n")
+    assert done.returncode == 1
+    assert "kernel-bridge: The cell asked for a password" in done.stderr
+
+
+class Terminal:
+    """`kernel-bridge run` at a terminal."""
+
+    def __init__(self, kernel: Any, code: str) -> None:
+        self._master, slave = pty.openpty()
+        command = [sys.executable, "-m", "bridge", "run", str(kernel.file), "-c", code]
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        self.shown = ""
+
+    def read_until(self, text: str) -> None:
+        while text not in self.shown:
+            assert self._read(), f"it ended without {text!r}: {self.shown}"
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        while self._read():
+            pass
+        os.close(self._master)
+        return self.process.wait(SOON)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._master], [], [], SOON)
+        assert ready, f"nothing came for {SOON} s after: {self.shown}"
+        try:
+            data = os.read(self._master, 4096)
+        except OSError:  # the other end is closed
+            return False
+        self.shown += data.decode()
+        return bool(data)
+
+
+def test_at_a_terminal_the_person_is_asked(host_kernel: Any) -> None:
+    terminal = Terminal(host_kernel, "name = input('Name? '); print('hello', name)")
+    terminal.read_until("Name? ")
+    terminal.type("Ada\n")
+    assert terminal.end() == 0
+    assert terminal.shown == "Name? Ada\r\nhello Ada\r\n"
+
+
+def test_control_d_at_a_terminal_is_the_end_of_the_file_for_the_cell(host_kernel: Any) -> None:
+    terminal = Terminal(host_kernel, "try: input('More? ')\nexcept EOFError: print('no more')")
+    terminal.read_until("More? ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "no more" in terminal.shown
+
+
+def test_control_c_at_a_question_interrupts_the_cell_and_ends_the_command(host_kernel: Any) -> None:
+    terminal = Terminal(host_kernel, "input('Name? ')")
+    terminal.read_until("Name? ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert run(host_kernel, "-c", "print('free')", input="").stdout == "free\n"

@@ -354,10 +354,14 @@ class KernelSession:
                 await self._send_interrupt()
 
     def _close_question(self, sentence: str | None = None) -> None:
+        if self._asked is not None:
+            self._asked.execution.close_question(sentence)
+            self._end_asking()
+
+    def _end_asking(self) -> None:
         asked, self._asked = self._asked, None
         if asked is None:
             return
-        asked.execution.close_question(sentence)
         asked.patience.cancel()
         asked.over.set()
         news = self._news.get(asked.execution.msg_id)
@@ -640,15 +644,15 @@ class KernelSession:
             self._settle(execution)
 
     def _question_came(self, execution: Execution, message: Message) -> None:
-        self._close_question()
+        self._end_asking()  # of the question before, which another client has answered
         patience = asyncio.get_running_loop().call_later(self._patience, self._nobody_answered)
         asked = self._asked = _Asked(execution, message.header, patience)
         if execution.question is None:
             self._in_background(self._give_up(asked, NEVER_ASKED))
-        else:
-            self._in_background(self._tell_question(asked))
+        elif not self._fences:  # code can send any number of questions at once
+            self._in_background(self._tell_question(execution))
 
-    async def _tell_question(self, asked: _Asked) -> None:
+    async def _tell_question(self, execution: Execution) -> None:
         """Tell the caller of a question, once what the cell has printed before it is here."""
         # the kernel publishes the status of this request behind the cell's output
         message = self._channels.new_message("kernel_info_request", {})
@@ -658,8 +662,8 @@ class KernelSession:
                 await self._channels.send_message("control", message)
                 await fence.wait()
         self._fences.pop(str(message["header"]["msg_id"]), None)
-        news = self._news.get(asked.execution.msg_id)
-        if news is not None and self._asked is asked:
+        news = self._news.get(execution.msg_id)
+        if news is not None and execution.question is not None:
             news.set()
 
     def _answer_came(self, message: Message) -> None:

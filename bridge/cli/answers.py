@@ -11,6 +11,8 @@ import contextlib
 import os
 import sys
 
+import click
+
 from bridge.cli import say
 from bridge.errors import NoAnswer
 
@@ -28,8 +30,7 @@ class Answers:
 
     async def __call__(self, _: str, prompt: str) -> str:
         """Show the question, and return the line that answers it without its end; raises `NoAnswer`."""
-        sys.stderr.write(prompt)
-        sys.stderr.flush()
+        click.echo(prompt, err=True, nl=False)
         at_terminal, line = self._is_terminal(), b""
         try:
             line = await self._line()

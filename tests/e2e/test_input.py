@@ -112,6 +112,13 @@ async def test_without_such_a_client_the_model_is_asked_and_answers_with_send_in
         assert "No cell" in await agent.refused("send_input", text="z")
 
 
+async def test_a_client_that_leaves_while_the_cell_asks_leaves_the_kernel_free(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        assert "Waiting for input" in await agent.run("input()")
+    assert run(host_kernel, "-c", "print('free')", input="").stdout == "free\n"
+
+
 async def test_a_debugger_in_a_cell_can_be_used(connect: Any, host_kernel: Any) -> None:
     async with connect() as agent:
         await connected(agent, host_kernel)

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from bridge.errors import KernelBusy, NoAnswer, UsageError
+from bridge.kernels.listing import Outcome
+from bridge.kernels.registry import Kernels
+from bridge.launchers.docker import DockerLauncher
 from bridge.messages import Message
 from bridge.outputs import Error, ExecuteResult, Result, Stream
+from bridge.policy import built_in
 from bridge.session import KernelSession, open_session
 
 pytestmark = pytest.mark.anyio
@@ -295,6 +299,41 @@ async def test_the_persons_question_never_reaches_the_agent(agent: KernelSession
     assert result.outputs[-1].data["text/plain"] == "'theirs'"
 
 
+async def test_a_question_that_another_client_answered_gives_way_to_the_next_one(
+    agent: KernelSession, person: KernelSession
+) -> None:
+    """The kernel takes an answer from anyone, and does not tell."""
+    await asking(agent, "print('on', flush=True); a = input('a? '); b = input('b? '); (a, b)")
+    await person._channels.send("stdin", "input_reply", {"value": "theirs"})
+    async with asyncio.timeout(SOON):
+        while prompt(await agent.read(1, wait=0)) == "a? ":
+            await asyncio.sleep(0.005)
+    result = await agent.answer("ours", wait=SOON)
+    assert isinstance(result.outputs[-1], ExecuteResult), result
+    assert result.outputs[-1].data["text/plain"] == "('theirs', 'ours')"
+
+
+FORGED = """
+from IPython import get_ipython
+k = get_ipython().kernel
+parent, ident = k.get_parent(), k._get_shell_context_var(k._shell_parent_ident)
+for number in range(500):
+    for content in ({'prompt': str(number)}, {'prompt': 7}, {}, {'prompt': None, 'password': 0}):
+        k.session.send(k.stdin_socket, 'input_request', content, parent, ident=ident)
+"""
+
+
+async def test_forged_questions_end_with_the_cell_and_harm_nothing(agent: KernelSession, person: KernelSession) -> None:
+    async def ask(_: str) -> str:
+        return "x"
+
+    result = await agent.execute(FORGED, timeout=SOON, ask=ask)
+    assert result.status == "ok"
+    assert (await agent.execute("input('real? ')", timeout=SOON, ask=ask)).status == "ok"
+    assert agent._asked is None
+    await is_free(person)
+
+
 async def test_a_look_beside_a_cell_does_not_take_its_question_away(
     agent: KernelSession, person: KernelSession
 ) -> None:
@@ -308,6 +347,17 @@ async def test_a_look_beside_a_cell_does_not_take_its_question_away(
     result = await cell
     assert result.status == "asking", result
     await person.answer("", wait=SOON)
+
+
+async def test_what_must_be_said_first_is_not_lost_with_a_question_that_is_not_shown(
+    host_kernel: Any, agent: KernelSession
+) -> None:
+    kernels = Kernels(built_in(), DockerLauncher)
+    status, _ = await kernels.connect(str(host_kernel.file))
+    kernels.untold(Outcome(status.name, ("All variables are gone.",)))
+    assert (await kernels.execute("1", timeout=SOON)).notices == ("All variables are gone.",)
+    assert (await kernels.execute("1", timeout=SOON)).notices == ()
+    await kernels.close()
 
 
 async def test_nothing_is_kept_of_a_question_beyond_its_cell(agent: KernelSession) -> None:

@@ -329,29 +329,28 @@ class KernelSession:
         asks = execution.question
         if asked is not None and asked.execution is execution and asks is not None and question in (None, asks.id):
             return asked
-        read_on = f"get_execution(execution={execution.number}) tells how far it is."
-        if question is not None:
-            raise UsageError(
-                f"Execution {execution.number} does not ask that any more: it was answered or given up. Nothing was "
-                f"sent, and no code was run again; {read_on}"
-            )
+        told = f"does not ask {'that any more' if question else 'for anything'}"
         raise UsageError(
-            f"Execution {execution.number} asks for nothing; its status is {execution.result().status}. Nothing was "
-            f"sent; {read_on}"
+            f"Execution {execution.number} {told}; its status is {execution.result().status}. Nothing was sent, and no "
+            f"code was run; get_execution(execution={execution.number}) tells how far it is."
         )
 
     async def _send_answer(self, asked: _Asked, text: str) -> None:
         # first, so that of two answers at the same time only one is sent: the other would answer the next question
         self._close_question()
         message = self._channels.new_message("input_reply", {"value": text}, asked.header)
-        await self._channels.send_message("stdin", message)
+        with anyio.CancelScope(shield=True):
+            await self._channels.send_message("stdin", message)
 
     async def _give_up(self, asked: _Asked, sentence: str) -> None:
         self._close_question(sentence)
-        # a kernel that is gone has ended the cell already
+        if self._is_running(asked.execution):
+            # in the background: a caller that leaves now must not leave the kernel standing still
+            await asyncio.shield(self._in_background(self._interrupt_if_there()))
+
+    async def _interrupt_if_there(self) -> None:
         with contextlib.suppress(KernelDied, KernelNotResponding):
-            if self._is_running(asked.execution):
-                await self._send_interrupt()
+            await self._send_interrupt()
 
     def _close_question(self, sentence: str | None = None) -> None:
         if self._asked is not None:
@@ -650,9 +649,9 @@ class KernelSession:
         if execution.question is None:
             self._in_background(self._give_up(asked, NEVER_ASKED))
         elif not self._fences:  # code can send any number of questions at once
-            self._in_background(self._tell_question(execution))
+            self._in_background(self._tell_question())
 
-    async def _tell_question(self, execution: Execution) -> None:
+    async def _tell_question(self) -> None:
         """Tell the caller of a question, once what the cell has printed before it is here."""
         # the kernel publishes the status of this request behind the cell's output
         message = self._channels.new_message("kernel_info_request", {})
@@ -662,8 +661,9 @@ class KernelSession:
                 await self._channels.send_message("control", message)
                 await fence.wait()
         self._fences.pop(str(message["header"]["msg_id"]), None)
-        news = self._news.get(execution.msg_id)
-        if news is not None and execution.question is not None:
+        execution = self._asked.execution if self._asked else None
+        news = self._news.get(execution.msg_id) if execution and execution.question else None
+        if news is not None:
             news.set()
 
     def _answer_came(self, message: Message) -> None:

@@ -99,7 +99,7 @@ async def test_an_answer_where_nothing_is_asked_is_refused(agent: KernelSession)
     with pytest.raises(UsageError, match="asks for input"):
         await agent.answer("x", wait=SOON)
     done = await agent.execute("1", timeout=SOON)
-    with pytest.raises(UsageError, match="asks for nothing; its status is ok"):
+    with pytest.raises(UsageError, match="does not ask for anything; its status is ok"):
         await agent.answer("x", number=done.execution, wait=SOON)
 
 
@@ -255,6 +255,24 @@ async def test_a_cancelled_call_interrupts_the_cell_whose_question_was_put(
     call = asyncio.create_task(agent.execute("input()", timeout=SOON, ask=never))
     async with asyncio.timeout(SOON):
         await put.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await is_free(person)
+
+
+async def test_a_cancelled_answer_interrupts_the_cell_that_it_let_go_on(
+    agent: KernelSession, person: KernelSession
+) -> None:
+    await asking(agent, "print(input(), flush=True); import time; time.sleep(60)")
+    went_on = asyncio.Event()
+
+    def look(message: Message) -> None:
+        if message.msg_type == "stream":
+            went_on.set()
+
+    call = asyncio.create_task(agent.answer("on", wait=SOON, on_message=look))
+    async with asyncio.timeout(SOON):
+        await went_on.wait()
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     await is_free(person)

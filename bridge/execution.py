@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bridge.journal import Record
 from bridge.messages import Message
-from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
 KEPT_BYTES = 2 * 1024 * 1024
@@ -24,6 +24,8 @@ KEPT_EXECUTIONS = 3
 KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
 PIECE = 64 * 1024
+# A question is read by a person, in a dialog; what is longer than some screens is no question.
+LONGEST_PROMPT = 4000
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Execution:
         self._notes: list[str] = []
         self._count: int | None = None
         self._ended_kernel = False
+        self._question: Question | None = None
 
     @property
     def started(self) -> bool:
@@ -172,6 +175,11 @@ class Execution:
         """Nothing more is expected: reply and idle came, or it was closed or lost."""
         return self._closed
 
+    @property
+    def question(self) -> Question | None:
+        """What it asks and nobody has answered yet."""
+        return self._question if self.running else None
+
     def feed(self, message: Message) -> None:
         """Take one message that answers this request; of an unknown type it changes nothing."""
         if self._closed:
@@ -183,8 +191,15 @@ class Execution:
         elif message.msg_type == "execute_input":
             self._started = True
             self._count = message.content.get("execution_count")
+        elif message.msg_type == "input_request":
+            self._ask(message)
         else:
             self._output(message)
+
+    def close_question(self, note: str | None = None) -> None:
+        """Ask no longer: it was answered, or given up for the reason that the note tells."""
+        self._question = None
+        self._note(note)
 
     def close(self, note: str | None = None) -> None:
         """Expect nothing more: its idle did not come in time after the reply."""
@@ -200,7 +215,7 @@ class Execution:
 
     def result(self) -> Result:
         """Return what is known now."""
-        ending: Status = self._ending or "running"
+        ending: Status = self._ending or ("asking" if self.question else "running")
         if ending == "running" and not self._started:
             ending = "queued"
         return Result(
@@ -213,6 +228,7 @@ class Execution:
             lines_left_out=self._kept.lines_left_out,
             cursor=self._record.cursor if self._record else None,
             ended_kernel=self._ended_kernel,
+            question=self.question,
         )
 
     def _close(self) -> None:
@@ -240,6 +256,12 @@ class Execution:
                 self._ending = "error" if self._raised else "ok"
             if self.replied:
                 self._close()
+
+    def _ask(self, message: Message) -> None:
+        self._started = True  # stdin may be ahead of iopub
+        if not message.content.get("password"):  # such a question is never asked
+            prompt = str(message.content.get("prompt", ""))[:LONGEST_PROMPT]
+            self._question = Question(str(message.header.get("msg_id", "")), prompt)
 
     def _output(self, message: Message) -> None:
         content, kind = message.content, message.msg_type
@@ -363,6 +385,7 @@ class Executions:
             outputs=page.outputs,
             execution_count=now.execution_count if now else cell.count,
             notes=(*(now.notes if now else ()), *([lost] if lost else ())),
+            question=now.question if now else None,
             cursor=page.cursor,
             remaining=page.remaining,
         )

@@ -89,6 +89,12 @@ def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:
     match result.status:
         case "running":
             yield f"Still running: execution {result.execution} in kernel {kernel}. {read_on}"
+        case "asking":
+            prompt = result.question.prompt.strip() if result.question else ""
+            yield (
+                f"Waiting for input: `{prompt}`, asked by execution {result.execution}. Kernel {kernel} stands still "
+                f"until send_input(text=…, execution={result.execution}) answers; ask the user what is theirs to say."
+            )
         case "queued":
             yield (f"Sent as execution {result.execution}, but not begun yet; it cannot be withdrawn. {read_on}")
         case "aborted":

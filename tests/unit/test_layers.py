@@ -19,7 +19,7 @@ LAYERS = [
     {"channels", "launchers"},
     {"session"},
     {"kernels"},
-    {"render", "progress"},
+    {"render", "progress", "elicitation"},
     {"tools", "resources"},
     {"server"},
     {"ide", "clients"},
@@ -33,7 +33,7 @@ OWNERS = {
     "jupyter_client": {"channels", "ide"},
     "zmq": {"channels", "ide"},
     "yaml": {"policy"},
-    "mcp": {"render", "tools", "resources", "server", "cli/demo"},
+    "mcp": {"render", "elicitation", "tools", "resources", "server", "cli/demo"},
     "click": {"cli"},
 }
 

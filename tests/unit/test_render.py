@@ -16,7 +16,7 @@ import mcp.types as T  # noqa: N812
 import pytest
 
 from bridge import render
-from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 FIGURE = "<Figure size 640x480 with 1 Axes>"
 OBJECT = "<IPython.core.display.HTML object>"
@@ -139,6 +139,7 @@ def test_notices_come_first_and_notes_and_status_last() -> None:
         ("ok", "[no output]"),
         ("error", "[no output]"),
         ("running", "Still running: execution 17 in kernel alpha. get_execution(execution=17) reads on."),
+        ("asking", "Waiting for input: ``, asked by execution 17."),
         ("queued", "Sent as execution 17, but not begun yet; it cannot be withdrawn."),
         ("aborted", "Aborted: execution 17 was not run"),
         ("lost", "Lost: kernel alpha"),
@@ -149,6 +150,12 @@ def test_each_status_says_what_happened_and_only_error_and_lost_are_errors(statu
     assert text(result).startswith(begin)
     assert result.is_error is (status in {"error", "lost"})
     assert result.structured_content is None
+
+
+def test_a_question_is_told_as_a_person_would_see_it_with_how_to_answer() -> None:
+    told = text(render_all(status="asking", question=Question("q", "\x1b[1mName\ud800: ")))
+    assert told.startswith("Waiting for input: `Name\ufffd:`, asked by execution 17. Kernel alpha stands still")
+    assert "send_input(text=…, execution=17)" in told
 
 
 def test_a_cell_that_ended_its_kernel_says_so() -> None:

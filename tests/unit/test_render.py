@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import random
 import re
 import struct
@@ -14,8 +15,9 @@ from typing import Any
 
 import mcp.types as T  # noqa: N812
 import pytest
+from PIL import Image
 
-from bridge import render
+from bridge import pictures, render
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
 
 FIGURE = "<Figure size 640x480 with 1 Axes>"
@@ -203,11 +205,11 @@ def test_the_end_of_a_traceback_survives_the_cut() -> None:
         ({"application/pdf": "JVBERi0="}, "[application/pdf: can only be shown in a notebook]"),
         (
             {"application/vnd.plotly.v1+json": {"data": []}, "text/html": "<div><script>x</script></div>"},
-            "[application/vnd.plotly.v1+json: can only be shown in a notebook]",
+            "[plotly chart: drawn only in a notebook]",
         ),
         (
             {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntSlider(value=3)"},
-            "[application/vnd.jupyter.widget-view+json: can only be shown in a notebook]\nIntSlider(value=3)",
+            "[a widget, alive only in a notebook; when it was displayed it was:]\nIntSlider(value=3)",
         ),
     ],
 )
@@ -292,15 +294,60 @@ def test_a_broken_image_gives_way_to_a_sound_one_of_another_type() -> None:
 def test_an_image_that_does_not_fit_is_a_line_with_its_type_size_and_bytes() -> None:
     small, large = b64(png()), b64(png(640, 480, noise=200_000))
     found = [DisplayData({"image/png": data, "text/plain": FIGURE}) for data in (small, large, small)]
-    first, told, last = content(render_all(*found, max_result=100_000))
+    first, told, last = content(render_all(*found, max_output=4 << 10, max_result=30_000))
     assert (first, last) == ("image/png", "image/png")
     size = len(base64.b64decode(large))
     assert told.startswith(f"[image/png, 640x480 pixels, {size} bytes: left out, it does not fit into one result")
     assert told.endswith(FIGURE)
 
 
-def test_an_image_that_an_api_would_refuse_is_left_out() -> None:
-    assert "8001x1 pixels" in shown({"image/png": b64(png(8001, 1))})
+def scaled(raw: bytes, **budgets: Any) -> tuple[str, tuple[str, int, int]]:
+    """The line that tells of it, and what the image is now."""
+    told, image = render_all(DisplayData({"image/png": b64(raw), "text/plain": FIGURE}), **budgets).content
+    assert isinstance(told, T.TextContent)
+    assert isinstance(image, T.ImageContent)
+    kind, width, height = pictures.measure(base64.b64decode(image.data))
+    assert image.mime_type == kind
+    return told.text, (kind, width, height)
+
+
+def test_an_image_that_an_api_would_refuse_is_made_smaller() -> None:
+    told, image = scaled(png(8001, 40))
+    assert image == ("image/png", 1600, 8)
+    assert re.fullmatch(r"\[image/png, 8001x40 pixels, \d+ bytes: scaled to 1600x8\]", told)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_an_image_is_made_smaller_whatever_its_format(kind: str) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((8200, 82)).save(file, kind)
+    told, image = scaled(file.getvalue())
+    assert image == ("image/png", 1600, 16)
+    assert told.endswith(": scaled to 1600x16]")
+
+
+def test_an_image_that_does_not_fit_is_made_so_much_smaller_that_it_does() -> None:
+    file = io.BytesIO()
+    Image.frombytes("RGB", (400, 300), random.Random(7).randbytes(400 * 300 * 3)).save(file, "PNG")  # noqa: S311
+    told, (_, width, height) = scaled(file.getvalue(), max_output=1000, max_result=len(file.getvalue()))
+    assert 200 <= width < 400
+    assert abs(width / height - 4 / 3) < 0.02
+    assert told.endswith(f": scaled to {width}x{height}]")
+
+
+def test_of_several_large_images_each_gets_a_part_of_the_room() -> None:
+    noise = Image.frombytes("RGB", (900, 900), random.Random(8).randbytes(900 * 900 * 3))  # noqa: S311
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    found = content(render_all(*[DisplayData({"image/png": b64(file.getvalue())})] * 2))
+    assert found[1::2] == ["image/png"] * 2
+
+
+def test_what_cannot_be_made_smaller_is_told_in_a_line_with_its_text_form() -> None:
+    bomb = png()[:16] + struct.pack(">II", 30_000, 30_000) + png()[24:]
+    result = text(render_all(DisplayData({"image/png": b64(bomb), "text/plain": FIGURE})))
+    assert result.startswith(f"[image/png, 30000x30000 pixels, {len(bomb)} bytes: left out, ")
+    assert result.endswith(FIGURE)
 
 
 def test_only_so_many_images_are_sent_and_the_others_are_lines() -> None:

@@ -58,6 +58,9 @@ class _Kept:
             self.left_out += dropped.size
         return note
 
+    def holds(self, display_id: str) -> bool:
+        return any(piece.display_id == display_id for piece in (*self._head, *self._tail))
+
     def update(self, display_id: str, data: DisplayData) -> str | None:
         note = None
         for pieces in (self._head, self._tail):
@@ -130,6 +133,8 @@ class Execution:
         self.msg_id = msg_id
         self.code = code
         self._kept = _Kept(keep)
+        # displays of other cells that this one has changed: no `clear_output` of this cell reaches them
+        self._elsewhere = _Kept(keep // 8)
         self._clear_before_next = False
         self._started = False
         self._idle = False
@@ -138,6 +143,7 @@ class Execution:
         self._notes: list[str] = []
         self._count: int | None = None
         self._ended_kernel = False
+        self._raised: Error | None = None
 
     @property
     def started(self) -> bool:
@@ -190,13 +196,17 @@ class Execution:
         ending: Status = self._ending or "running"
         if ending == "running" and not self._started:
             ending = "queued"
+        outputs = (*self._kept.merged(), *self._elsewhere.merged())
+        # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
+        if self._raised and not any(isinstance(each, Error) for each in outputs):
+            outputs = (*outputs, self._raised)
         return Result(
             execution=self.number,
             status=ending,
-            outputs=tuple(self._kept.merged()),
+            outputs=outputs,
             execution_count=self._count,
             notes=tuple(self._notes),
-            left_out=self._kept.left_out,
+            left_out=self._kept.left_out + self._elsewhere.left_out,
             ended_kernel=self._ended_kernel,
         )
 
@@ -205,6 +215,8 @@ class Execution:
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
         self._count = content.get("execution_count", self._count)
+        if self._ending == "error" and content.get("ename"):
+            self._raised = Error(str(content["ename"]), str(content.get("evalue", ""))[:PIECE])
         payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         self._closed = self._idle or self._ending == "aborted"
@@ -227,7 +239,7 @@ class Execution:
         if kind == "update_display_data":
             display_id = _mapping(content.get("transient")).get("display_id")
             if display_id:
-                self._note(self._kept.update(display_id, _display(content)))
+                self._update(display_id, _display(content))
             return
         if kind not in ("stream", "display_data", "execute_result", "error"):
             return
@@ -244,6 +256,16 @@ class Execution:
         else:
             lines = tuple(str(line) for line in content.get("traceback") or ())
             self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
+
+    def _update(self, display_id: str, display: DisplayData) -> None:
+        if self._kept.holds(display_id):
+            self._note(self._kept.update(display_id, display))
+            return
+        display = replace(display, elsewhere=True)
+        if self._elsewhere.holds(display_id):
+            self._note(self._elsewhere.update(display_id, display))
+        else:
+            self._note(self._elsewhere.add(display, display_id))
 
     def _keep(self, content: Any, output: Output) -> None:
         self._note(self._kept.add(output, _mapping(content.get("transient")).get("display_id")))

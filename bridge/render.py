@@ -207,6 +207,8 @@ def _forms(group: Sequence[outputs.Output], deadline: float) -> Iterator[_Part]:
         if isinstance(output, outputs.Error):
             yield _error(output)
         elif not isinstance(output, outputs.Stream):
+            if isinstance(output, outputs.DisplayData) and output.elsewhere:
+                yield "[what an earlier cell displayed was changed, it shows now:]"
             yield from _bundle(output.data, deadline)
 
 
@@ -282,7 +284,7 @@ def _table(source: str, plain: str) -> str:
     rows = sum(line.startswith("| ") for line in lines)
     markdown = "\n".join(lines) if len(lines) - rows <= 2 < rows else ""
     broken = plain.partition("\n")[0].rstrip().endswith("\\")
-    return markdown if broken or len(markdown.encode()) < len(plain.encode("utf-8", "replace")) else ""
+    return markdown if broken or len(markdown.encode()) < len(terminal.shown(plain).encode()) else ""
 
 
 def _string(content: object) -> str:

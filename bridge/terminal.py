@@ -145,7 +145,7 @@ _BLOCK = re.compile(
 
 def read_html(source: str) -> str:
     """The text of an HTML fragment: a line for each block, a Markdown row for each table row, without scripts."""
-    first, *others = source.split("<!--")
+    first, *others = _SURROGATE.sub("\ufffd", source).split("<!--")
     source = first + "".join(piece.partition("-->")[2] for piece in others)
     page = _Page(len(source))
     unseen, end = "", 0

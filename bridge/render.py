@@ -314,6 +314,6 @@ def _image(mime_type: str, content: str, text: str, deadline: float) -> _Image |
     except (ValueError, struct.error, IndexError) as problem:
         return f"[{mime_type}, {len(content)} bytes as text: cannot be shown: {problem}]"
     about = f"{mime_type}, {width}x{height} pixels, {len(raw)} bytes"
-    instead = f"[{about}: left out, it does not fit into one result; make it smaller or save it to a file]"
+    instead = f"[{about}: left out, it is too large for one result; make it smaller or save it to a file]"
     left_out = _LeftOut("\n".join(filter(None, (instead, text))))
     return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, left_out)

@@ -403,7 +403,7 @@ def test_an_image_that_does_not_fit_is_a_line_with_its_type_size_and_bytes() -> 
     first, told, last = content(render_all(*found, max_output=4 << 10, max_result=30_000))
     assert (first, last) == ("image/png", "image/png")
     size = len(base64.b64decode(large))
-    assert told.startswith(f"[image/png, 640x480 pixels, {size} bytes: left out, it does not fit into one result")
+    assert told.startswith(f"[image/png, 640x480 pixels, {size} bytes: left out, it is too large for one result")
     assert told.endswith(FIGURE)
 
 

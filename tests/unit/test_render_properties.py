@@ -32,7 +32,7 @@ PIECES = [
     ),
     *(
         "<video>",
-        "= data:image/png;base64,",
+        '="data:image/png;base64,',
         "\n----> 1 ",
         "  Cell In[1], line 1\n    ",
         "docs_json = {",

@@ -66,6 +66,9 @@ class _Kept:
                 self.lines_left_out += dropped.output.text.count("\n")
         return note
 
+    def holds(self, display_id: str) -> bool:
+        return any(piece.display_id == display_id for piece in (*self._head, *self._tail))
+
     def update(self, display_id: str, data: DisplayData) -> str | None:
         note = None
         for pieces in (self._head, self._tail):
@@ -116,9 +119,9 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
     if isinstance(output, Stream) or _size(output) <= limit:
         return output, None
     if isinstance(output, Error):
-        # the end of a traceback says where it happened, and its last line what
-        cut = Error(output.ename, output.evalue[:PIECE], tuple(line[-PIECE:] for line in output.traceback[-20:]))
-        return cut, "The traceback was too large to keep; shown is its end."
+        # the end of a traceback says where it happened, and the start of its last line what
+        lines = tuple(map(_ends, output.traceback[-20:]))
+        return Error(output.ename, _ends(output.evalue), lines), "The traceback was too large; shown is its end."
     data = dict(output.data)
     dropped = []
     for form in sorted(data, key=lambda form: _form_size(data[form]), reverse=True):
@@ -127,7 +130,11 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         dropped.append(f"{form} ({_form_size(data[form]):,} characters)")
         data[form] = data[form][:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
-    return replace(output, data=data), f"Of one output this was too large to keep: {', '.join(dropped)}."
+    return replace(output, data=data), f"Of one output this was too large: {', '.join(dropped)}."
+
+
+def _ends(line: str) -> str:
+    return line if len(line) <= PIECE else f"{line[: PIECE // 2]} … {line[-PIECE // 2 :]}"
 
 
 class Execution:
@@ -144,7 +151,9 @@ class Execution:
         self.code = code
         self._kept = _Kept(keep)
         self._record = record
-        self._raised = False
+        self._failed = False
+        # displays of other cells that this one has changed: no `clear_output` of this cell reaches them
+        self._elsewhere = _Kept(keep // 8)
         self._clear_before_next = False
         self._started = False
         self._idle = False
@@ -154,6 +163,7 @@ class Execution:
         self._count: int | None = None
         self._ended_kernel = False
         self._question: Question | None = None
+        self._raised: Error | None = None
 
     @property
     def started(self) -> bool:
@@ -218,13 +228,17 @@ class Execution:
         ending: Status = self._ending or ("asking" if self.question else "running")
         if ending == "running" and not self._started:
             ending = "queued"
+        outputs = (*self._kept.merged(), *self._elsewhere.merged())
+        # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
+        if self._raised and not any(isinstance(each, Error) for each in outputs):
+            outputs = (*outputs, self._raised)
         return Result(
             execution=self.number,
             status=ending,
-            outputs=tuple(self._kept.merged()),
+            outputs=outputs,
             execution_count=self._count,
             notes=tuple(self._notes),
-            left_out=self._kept.left_out,
+            left_out=self._kept.left_out + self._elsewhere.left_out,
             lines_left_out=self._kept.lines_left_out,
             cursor=self._record.cursor if self._record else None,
             ended_kernel=self._ended_kernel,
@@ -235,6 +249,8 @@ class Execution:
         if not self._closed:
             self._closed = True
             if self._record:
+                if self._raised and not self._failed:
+                    self._record.add(self._raised)
                 self._record.end(self._ending or "ok", self._count)
 
     def _reply(self, content: Any) -> None:
@@ -242,6 +258,8 @@ class Execution:
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
         self._count = content.get("execution_count", self._count)
+        if self._ending == "error" and content.get("ename"):
+            self._raised = Error(str(content["ename"]), str(content.get("evalue", ""))[:PIECE])
         payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         if self._idle or self._ending == "aborted":
@@ -253,7 +271,7 @@ class Execution:
         elif state == "idle":
             self._idle = True
             if not self.number:
-                self._ending = "error" if self._raised else "ok"
+                self._ending = "error" if self._failed else "ok"
             if self.replied:
                 self._close()
 
@@ -287,7 +305,7 @@ class Execution:
             data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
             self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
         else:
-            self._raised = True
+            self._failed = True
             lines = tuple(str(line) for line in content.get("traceback") or ())
             self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
 
@@ -297,11 +315,19 @@ class Execution:
             self._record.clear()
 
     def _update(self, content: Any) -> None:
-        display_id = _display_id(content)
-        if display_id:
-            self._note(self._kept.update(display_id, _display(content)))
-            if self._record:
-                self._record.update(display_id, _display(content))
+        display_id, display = _display_id(content), _display(content)
+        if display_id is None:
+            return
+        if self._record:
+            self._record.update(display_id, display)
+        if self._kept.holds(display_id):
+            self._note(self._kept.update(display_id, display))
+            return
+        display = replace(display, elsewhere=True)
+        if self._elsewhere.holds(display_id):
+            self._note(self._elsewhere.update(display_id, display))
+        else:
+            self._note(self._elsewhere.add(display, display_id))
 
     def _keep(self, content: Any, output: Output) -> None:
         display_id = _display_id(content)

@@ -25,6 +25,8 @@ class DisplayData:
 
     data: Mapping[str, Any]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: bool = False
+    """It stands where another cell displayed it, and this one has changed it (`update_display_data` message)."""
 
 
 @dataclass(frozen=True)

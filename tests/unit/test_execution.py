@@ -74,6 +74,13 @@ def test_what_the_code_raised_is_a_result() -> None:
     assert (result.status, result.outputs) == ("error", (Error("E", "v", ("t1", "t2")),))
 
 
+def test_an_error_that_is_in_the_reply_alone_is_told_too() -> None:
+    replied = reply("error", ename="UsageError", evalue="no such magic")
+    raised = message("error", {"ename": "UsageError", "evalue": "no such magic", "traceback": ["t"]})
+    assert fold(stream("a"), replied).result().outputs == (Stream("stdout", "a"), Error("UsageError", "no such magic"))
+    assert fold(replied, raised).result().outputs == (Error("UsageError", "no such magic", ("t",)),)
+
+
 def test_a_cell_that_called_exit_is_marked() -> None:
     asks = reply(payload=[{"source": "ask_exit", "keepkernel": False}])
     assert fold(asks).result().ended_kernel
@@ -98,8 +105,22 @@ def test_a_display_is_updated_in_place() -> None:
     assert outputs == (DisplayData({"text/plain": "new"}), Stream("stdout", "a"))
 
 
-def test_an_update_of_an_unknown_display_adds_nothing() -> None:
-    assert fold(display("new", "x", "update_display_data")).result().outputs == ()
+def test_an_update_of_another_cells_display_is_told_with_its_last_state_and_outlives_a_clear() -> None:
+    clear = message("clear_output", {"wait": False})
+    updates = [display(text, name, "update_display_data") for text in ("1", "2") for name in ("x", "y")]
+    outputs = fold(*updates, stream("a"), clear, stream("b")).result().outputs
+    assert outputs == (
+        Stream("stdout", "b"),
+        DisplayData({"text/plain": "2"}, elsewhere=True),
+        DisplayData({"text/plain": "2"}, elsewhere=True),
+    )
+
+
+def test_updates_of_other_cells_displays_stay_within_what_is_kept_and_the_loss_is_counted() -> None:
+    updates = [display("u" * 100, str(number), "update_display_data") for number in range(100)]
+    result = fold(*updates, keep=8000).result()
+    assert len(result.outputs) * 100 + result.left_out == 10_000
+    assert len(result.outputs) <= 10
 
 
 def test_clear_output_clears_at_once_or_with_the_next_output() -> None:

@@ -17,9 +17,9 @@ from bridge.messages import Message
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
-KEPT_BYTES = 2 * 1024 * 1024
+KEPT_BYTES = 8 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
-KEPT_EXECUTIONS = 3
+KEPT_EXECUTIONS = 2
 # Executions whose number is known; a few hundred bytes each.
 KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.

@@ -55,6 +55,8 @@ def raised(shell: Any, chosen: int | None) -> dict[str, Any]:
         told["notes"].append("It is not known of which cell it was.")
     elif type(count) is int:
         told["cells_since"] = max(0, count - told["cell"] - 1)
+    if is_a(error, SyntaxError):
+        told["notes"] += wrong_line(error, cells)
     if not frames:
         return told
     number = selected(frames, [of_the_user(shell, each, cells) for each in frames], chosen)
@@ -131,6 +133,14 @@ def field(error: Any, kind: type, name: str) -> str | None:
     if value is None:
         return None
     return value[:MESSAGE] if type(value) is str else exact(value)
+
+
+def wrong_line(error: Any, cells: dict[str, int]) -> list[str]:
+    """Where the syntax is wrong, with the lines there."""
+    file, line = (SyntaxError.__dict__[each].__get__(error) for each in ("filename", "lineno"))
+    if type(line) is not int:
+        return []
+    return ["The syntax is wrong in %s, line %d:\n%s" % (place_of(cells, file), line, around(file, line, 2, 2))]
 
 
 def notes_of(error: Any) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         bound,
         describe,
         elements,
+        exact,
         in_class,
         is_a,
         is_one_of,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         state,
     )
     from bridge.looking.inside.signatures import signature_of, unwrapped
-    from bridge.looking.inside.sources import block_at, cells_of, class_line, lines_of
+    from bridge.looking.inside.sources import LONGEST, block_at, cells_of, class_line, lines_of
     from bridge.looking.inside.tables import numbers_of, rows_of, taken_apart
 
 ELEMENTS = 50  # of a container, names of a module, members of a class
@@ -69,7 +70,7 @@ def inspected(shell: Any, steps: list[tuple[str, Any, str]], start: int) -> dict
         told["members"], told["total"] = elements(value, ELEMENTS, start), len(value)
     elif is_one_of(type(value), (str, bytes)):
         told["rows"], told["total"] = repr(value[start : start + DOCUMENTATION]), len(value)
-    else:
+    elif exact(value) is None:
         tell_of_code(shell, value, start, told)
     return told
 
@@ -259,3 +260,5 @@ def tell_source(told: dict[str, Any], where: tuple[Any, int] | None, start: int)
     lines = block_at(lines_of(where[0]), where[1])
     if lines:
         told["source"], told["total"] = "\n".join(lines[start : start + SOURCE]), len(lines)
+        if len(lines) == LONGEST:
+            told["notes"].append("The source is longer than the lines in `total`: the file has the rest.")

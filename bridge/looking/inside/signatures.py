@@ -83,7 +83,12 @@ def carried(value: Any) -> str | None:
     else:
         getter = in_class(type(value), "__text_signature__")
         found = getter[0].__get__(value) if getter and type(getter[0]) is GETSET else None
-    return found.replace("$self, ", "").replace("$module, ", "").replace("$self", "") if type(found) is str else None
+    if type(found) is not str:
+        return None
+    for bound_to in ("$self", "$module", "$type"):
+        for end in (", /, ", ", /)", ", ", ")"):
+            found = found.replace("(" + bound_to + end, "()" if end.endswith(")") else "(")
+    return found
 
 
 def written(function: Any, skip: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from bridge.looking.inside.describing import known
 
 LARGEST_FILE = 2_000_000  # bytes; Python's own longest modules have half of that
+LONGEST = 600  # lines of a definition, which are tokenized to find its end: some ten milliseconds
 LINE = 240  # characters of a line
 
 
@@ -48,12 +50,11 @@ def is_library(file: str) -> bool:
 
 
 def block_at(lines: list[str], first: int) -> list[str]:
-    """The definition that begins in a line, counted from 1."""
-    inspect = sys.modules["inspect"]
-    try:
-        return [each.rstrip("\n")[:LINE] for each in inspect.getblock(lines[first - 1 :])]
-    except (SyntaxError, ValueError):  # what the tokenizer cannot read has no end that is known
-        return []
+    """The definition that begins in a line, counted from 1, as far as it is told: `LONGEST` lines."""
+    block = lines[first - 1 : first - 1 + LONGEST]
+    with contextlib.suppress(Exception):  # what the tokenizer cannot read, or not to the end, is told without an end
+        block = sys.modules["inspect"].getblock(block)
+    return [each.rstrip("\n")[:LINE] for each in block]
 
 
 def around(file: Any, line: int, before: int, after: int) -> str:

@@ -149,7 +149,7 @@ module = type(np)('module'); module.__getattr__ = lambda name: note('module geta
 vars(module)[Key('inner')] = 1
 armed.append(1)
 """
-TOLD = "h Hostile Hostile.attribute h.attribute Hostile.__init__ h.__init__ h.__dict__ d xs xs[0] xs[1]['k'] arr module module.inner"
+TOLD = "h Hostile Hostile.attribute h.attribute h.__init__ h.__dict__ d xs xs[1]['k'] arr module module.inner"
 REFUSED = "h.nothing Hostile.nothing h['k'] d['k'] module.nothing"
 
 

@@ -194,7 +194,7 @@ async def test_a_data_frame_is_told_with_rows_and_what_describes_its_numbers(ker
     assert len((await kernels.inspection("wide")).rows.split("\n")[1].split(" | ")) == 21
     assert (await kernels.inspection("none")).total == 0
     assert "'r9' | 'text'" in (await kernels.inspection("series")).rows
-    assert "<period>" in (await kernels.inspection("odd")).rows
+    assert "<PeriodArray>" in (await kernels.inspection("odd")).rows
 
 
 async def test_an_array_is_told_with_its_extent_and_a_corner(kernels: Kernels) -> None:

@@ -23,6 +23,7 @@ MODULE: Any = type(sys)
 FUNCTION: Any = type(lambda: 0)
 BUILTIN: Any = type(len)
 MEMBER, GETSET = type(MODULE.__dict__["__dict__"]), type(type.__dict__["__dict__"])
+KNOWN: dict[tuple[str, str], Any] = {}  # for this look only
 QUIET = (MODULE, type, FUNCTION, BUILTIN)
 
 
@@ -139,8 +140,11 @@ def describe(name: str, value: Any) -> dict[str, Any]:
 
 def known(module: str, name: str) -> Any:
     """What a module that is imported already has under a name; None where it has not."""
-    found = sys.modules.get(module)
-    return None if type(found) is not MODULE else (lookup(list(vars(found).items()), name) or (None,))[0]
+    if (module, name) not in KNOWN:
+        found = sys.modules.get(module)
+        names = list(vars(found).items()) if type(found) is MODULE else []
+        KNOWN[module, name] = (lookup(names, name) or (None,))[0]
+    return KNOWN[module, name]
 
 
 def bound(names: Any) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         GETSET,
         MEMBER,
         MODULE,
+        SCALARS,
         Refused,
         bound,
         describe,
@@ -40,7 +42,7 @@ ELEMENTS = 50  # of a container, names of a module, members of a class
 SOURCE = 80  # lines
 DOCUMENTATION = 4000  # characters
 NEAR = 1000  # names that are compared with a misspelt one
-LARGEST_DICT = 1_000_000  # entries that are gone through for a key in some tens of milliseconds
+WALKED = 100_000  # keys of a dict that are gone through in some ten milliseconds
 READ_ITEMS = "Only items of Python's own dict, list and tuple can be read without running code: execute_code can."
 
 
@@ -153,13 +155,18 @@ def item(value: Any, key: Any, way: str) -> Any:
         return value[key]
     if type(value) is not dict:
         raise Refused("%s is an item of a %s. %s" % (way, name_of(type(value)), READ_ITEMS))
-    if len(value) > LARGEST_DICT:
+    # a lookup compares, so it is only done among keys of Python's own
+    if {id(each) for each in SCALARS}.issuperset(map(id, map(type, value))):
+        if key in value:
+            return value[key]
+    elif len(value) > WALKED:
         raise Refused("%s is in a dict with too many entries to be gone through: execute_code can." % way)
-    for each, found in dict.copy(value).items():
-        if type(each) is type(key) and each == key:
-            return found
+    else:
+        for each, found in dict.copy(value).items():
+            if type(each) is type(key) and each == key:
+                return found
     wanted = key if type(key) is str else ""
-    raise Missing(way, wanted, near(wanted, (each for each in dict.copy(value) if type(each) is str)))
+    raise Missing(way, wanted, near(wanted, (each for each in islice(value, WALKED) if type(each) is str)))
 
 
 # -- what is told

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from bridge.looking.inside.arrays import dtype_text, is_array, summary
-    from bridge.looking.inside.describing import in_class, is_one_of, known, part, plain, state
+    from bridge.looking.inside.describing import is_one_of, known, name_of, part, state
 
 COLUMNS = 50
 ROWS = 10
@@ -18,10 +18,13 @@ SHOWN_COLUMNS = 20  # of the rows and the numbers
 DESCRIBED = 200_000  # cells that are sorted in some ten milliseconds
 INDEXES = ("Index", "DatetimeIndex", "TimedeltaIndex", "PeriodIndex", "CategoricalIndex", "IntervalIndex")
 STRINGS = ("StringArray", "ArrowStringArray")
+ARROW = ("ArrowStringArray", "ArrowExtensionArray")
 MASKED = ("BooleanArray", "FloatingArray", "IntegerArray")
-HOLDING = ("Categorical", "DatetimeArray", "NumpyExtensionArray", "PandasArray", "TimedeltaArray")
-OPAQUE = ("ArrowExtensionArray", "IntervalArray", "PeriodArray", "SparseArray")
-ARRAYS = (*STRINGS, *MASKED, *HOLDING, *OPAQUE)
+CATEGORICAL, PERIOD = ("Categorical",), ("PeriodArray",)
+TIMES = ("DatetimeArray", "TimedeltaArray")
+# those that hold one of numpy's, which is shown, but for a period's
+HOLDING = (*CATEGORICAL, *PERIOD, *TIMES, "StringArray", "NumpyExtensionArray", "PandasArray")
+ARRAYS = (*MASKED, *HOLDING, *ARROW, "IntervalArray", "SparseArray")
 
 
 class Table(NamedTuple):
@@ -56,16 +59,16 @@ def taken_apart(value: Any) -> Table | None:
     return Table(manager.axes[1], manager.axes[0], blocks, list(where), None)
 
 
+def one_of(array: Any, names: tuple[str, ...]) -> bool:
+    """Whether it is exactly one of pandas' arrays of these names."""
+    return any(type(array) is known("pandas.arrays", name) for name in names)
+
+
 def ours(array: Any) -> bool:
     """Whether it is numpy's array or one of pandas' own, to the bottom."""
-    if is_array(array):
-        return True
-    kind = type(array)
-    if not is_one_of(kind, [each for each in (known("pandas.arrays", name) for name in ARRAYS) if each is not None]):
-        return False
-    if kind is known("pandas.arrays", "Categorical"):
+    if one_of(array, CATEGORICAL):
         return type(array.dtype) is known("pandas", "CategoricalDtype") and our_index(array.dtype.categories)
-    return True
+    return is_array(array) or one_of(array, ARRAYS)
 
 
 def our_index(index: Any) -> bool:
@@ -90,51 +93,52 @@ def label(index: Any, place: int) -> str:
 
 
 def cell(array: Any, row: int, place: int) -> str:
-    """One element; where telling it would take pandas' code, or code of what it holds, the name of its type."""
+    """One element; where telling it would take code of what it holds, the name of its type."""
     if is_array(array):
         return part(array[row, place] if array.ndim == 2 else array[place])
-    kind = type(array)
     kept = inner(array)
-    if kind is known("pandas.arrays", "Categorical"):
+    if one_of(array, CATEGORICAL):
         code = int(kept[place])
         return "nan" if code < 0 else label(array.dtype.categories, code)
-    if "_mask" in state(array):
+    if one_of(array, MASKED):
         return "<NA>" if state(array)["_mask"][place] else part(kept[place])
-    if kept is not None and not is_one_of(kind, [known("pandas.arrays", "PeriodArray")]):
+    if kept is not None and not one_of(array, PERIOD):
         return cell(kept, row, place)
-    if kind is known("pandas.arrays", STRINGS[1]):
-        return part(array._pa_array[place].as_py())
-    return "<" + array_dtype(array) + ">"
+    return "<%s>" % array_dtype(array) if arrow(array) is None else part(arrow(array)[place].as_py())
 
 
 def inner(array: Any) -> Any:
     """numpy's array in one of pandas'; None where there is none."""
-    kept = array._ndarray if in_class(type(array), "_ndarray") else state(array).get("_data")
-    return kept if is_array(kept) else None
+    if one_of(array, MASKED):
+        return state(array)["_data"]
+    return array._ndarray if one_of(array, HOLDING) else None
+
+
+def arrow(array: Any) -> Any:
+    """Arrow's array in one of pandas', of a type that Arrow itself has; None where there is none."""
+    kept = array._pa_array if one_of(array, ARROW) else None
+    return kept if kept is not None and type(kept.type) is known("pyarrow.lib", "DataType") else None
 
 
 def array_dtype(array: Any) -> str:
     """The dtype of a column; the name of its type where its own text would show what it holds."""
     if is_array(array):
         return dtype_text(array.dtype)
-    kind = type(array)
-    if kind is known("pandas.arrays", "DatetimeArray"):
+    if one_of(array, CATEGORICAL):
+        return "category"
+    if one_of(array, TIMES):
         zoned = type(array.dtype) is known("pandas", "DatetimeTZDtype")
         return dtype_text(inner(array).dtype) + (" with a time zone, shown in UTC" if zoned else "")
-    if kind is known("pandas.arrays", "TimedeltaArray"):
-        return dtype_text(inner(array).dtype)
-    if kind is known("pandas.arrays", "Categorical"):
-        return "category"
-    if "_mask" in state(array) or is_one_of(kind, [known("pandas.arrays", each) for each in STRINGS]):
+    if one_of(array, (*MASKED, *STRINGS)):
         return part(array.dtype.name).strip("'")
-    return plain(kind.__name__).replace("Array", "").lower()
+    return str(arrow(array).type) if arrow(array) is not None else name_of(type(array)).rpartition(".")[2]
 
 
 def numbers(array: Any, row: int) -> Any:
     """A column's numbers, without those that are missing; None where it has none."""
     if is_array(array):
         column = array[row] if array.ndim == 2 else array
-    elif "_mask" in state(array):
+    elif one_of(array, MASKED):
         column = inner(array)[~state(array)["_mask"]]
     else:
         return None

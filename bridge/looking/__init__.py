@@ -96,7 +96,7 @@ class Raised:
     type: str
     message: str
     cell: int | None
-    """The `In[...]` number of the cell; None where it is not known."""
+    """The `In[...]` number of the cell, the newest of those with the same text; None where it is not known."""
     cells_since: int | None
     """How many cells have run after it."""
     causes: tuple[str, ...]
@@ -273,6 +273,6 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 def _unreadable() -> KernelError:
     return KernelError(
-        "What the kernel told of its variables cannot be read: something in it has changed how text is shown. "
+        "What the kernel told of itself cannot be read: something in it has changed how text is shown. "
         "execute_code can look instead."
     )

@@ -47,7 +47,10 @@ class Account:
 class Kept:
     def __init__(self): self.inner = {"rows": [10, {"deep": "x"}]}
     def __getattr__(self, name): 1/0
-account = Account("me"); kept = Kept(); kinds = {1: "one", True and 2.5: "half", b"k": "bytes"}
+    guarded = property(lambda self: 1/0)
+account = Account("me"); kept = Kept()
+vars(kept)["guarded"] = 5
+kinds = {1: "one", True and 2.5: "half", b"k": "bytes"}
 '''
 
 
@@ -86,6 +89,7 @@ async def test_what_would_take_running_code_is_refused_with_the_reason(kernels: 
     assert told.documentation == "How much."
     assert "reading it runs code" in told.notes[0]
     assert "is a property" in await refused(kernels, "account.balance.real")
+    assert (await kernels.inspection("kept.guarded")).object.type == "property"
     assert "a slot in which nothing lies" in await refused(kernels, "account.never")
     assert "`__getattr__`" in await refused(kernels, "kept.other")
     assert "item of a pandas.DataFrame" in await refused(kernels, "df['a']")
@@ -137,6 +141,8 @@ class Hostile(metaclass=Meta):
     def __eq__(self, other): note('eq'); return self is other
     def __hash__(self): note('hash'); return hash('k')
     def __bool__(self): note('bool'); return True
+Odd = type('Odd', (), {Key(each): 1 for each in ('__module__', '__dict__', '__init__', '__doc__', '__get__', 'y')})
+odd = Odd()
 def wrapped(x=None): pass
 h = Hostile()
 wrapped.__wrapped__ = wrapped.__signature__ = h
@@ -149,8 +155,8 @@ module = type(np)('module'); module.__getattr__ = lambda name: note('module geta
 vars(module)[Key('inner')] = 1
 armed.append(1)
 """
-TOLD = "h Hostile Hostile.attribute h.attribute h.__init__ h.__dict__ d xs xs[1]['k'] arr module module.inner"
-REFUSED = "h.nothing Hostile.nothing h['k'] d['k'] module.nothing"
+TOLD = "h Hostile Hostile.attribute h.attribute h.__init__ h.__dict__ d xs Odd odd xs[1]['k'] arr module module.inner"
+REFUSED = "h.nothing Hostile.nothing h['k'] d['k'] Odd.y odd.y module.nothing"
 
 
 async def test_nothing_of_the_users_is_called_on_the_way_nor_at_its_end(kernels: Kernels) -> None:

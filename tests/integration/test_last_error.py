@@ -141,7 +141,7 @@ class Hostile(metaclass=Meta):
     def __len__(self): note('len')
     def __eq__(self, other): note('eq')
 class Silent(Exception): pass
-class Loud(Silent):
+class Loud(Silent, metaclass=Meta):
     def __str__(self): note('str')
     def __repr__(self): note('error repr')
     def __eq__(self, other): note('error eq')

@@ -259,8 +259,11 @@ async def test_a_look_leaves_nothing_alive_and_the_last_exception_as_it_was(kern
         await kernels.inspection("nothing.of.the.kind")
     told = (
         await kernels.execute(
-            "print(sys.last_value is kept); del kept, big, sys.last_value; print(gone() is None)", timeout=SOON
+            "print(sys.last_value is kept); del kept, big, sys.last_value; print(gone() is None)\n"
+            "ours = [each for each in gc.get_objects() if type(each) is type(fails)"
+            " and each.__code__.co_filename == '<kernel-bridge>']\nprint(len(ours))",
+            timeout=SOON,
         )
     ).result
     assert told
-    assert str(told.outputs[0].text).split() == ["True", "True"]  # type: ignore[union-attr]
+    assert str(told.outputs[0].text).split() == ["True", "True", "0"]  # type: ignore[union-attr]

@@ -42,6 +42,9 @@ class Account:
         1/0
     @staticmethod
     def parse(text): return text
+    @staticmethod
+    @functools.lru_cache
+    def counted(number, *, step=1): return number
     @functools.cached_property
     def cached(self): 1/0
 class Kept:
@@ -75,6 +78,7 @@ async def test_a_way_leads_through_modules_classes_instances_and_items(kernels: 
     assert (await kernels.inspection("kinds[b'k']")).object.value == "'bytes'"
     assert (await kernels.inspection("account.open")).object.value == "True"
     assert (await kernels.inspection("Account.parse")).signature == "(text)"
+    assert (await kernels.inspection("Account.counted")).signature == "(number, *, step=1)"
     assert (await kernels.inspection("np.linalg.norm")).signature == "(x, ord=None, axis=None, keepdims=False)"
     assert (await kernels.inspection("len")).signature == "(obj, /)"
     decoder = await kernels.inspection("json.JSONDecoder.decode")

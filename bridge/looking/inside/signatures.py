@@ -38,6 +38,8 @@ def unwrapped(value: Any) -> Any:
             if type(inner) is not FUNCTION:
                 return value
             value = inner
+        elif kind is known("functools", "_lru_cache_wrapper"):
+            value = state(value).get("__wrapped__")
         elif kind is known("types", "MethodType"):
             value = kind.__dict__["__func__"].__get__(value)
         elif not heap(kind) and name_of(kind) == "numpy._ArrayFunctionDispatcher":

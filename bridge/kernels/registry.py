@@ -38,7 +38,17 @@ from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher, Sandbox
-from bridge.looking import Variables, read_variables, variables_expression
+from bridge.looking import (
+    Inspection,
+    Raised,
+    Variables,
+    error_expression,
+    object_expression,
+    read_error,
+    read_object,
+    read_variables,
+    variables_expression,
+)
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import state_home
 from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
@@ -308,6 +318,17 @@ class Kernels:
         """Look at the variables, also while a cell runs; nothing is executed that anybody would notice."""
         connected = await self._live(name)
         return read_variables(await connected.session.look(variables_expression(limit=limit, start=start)))
+
+    async def inspection(self, of: str, name: str | None = None, *, start: int = 0) -> Inspection:
+        """Look at one object, by its name or a way from one, as `variables`; raises `UsageError` for none."""
+        expression = object_expression(of, start=start)
+        connected = await self._live(name)
+        return read_object(await connected.session.look(expression))
+
+    async def last_error(self, name: str | None = None, *, frame: int | None = None) -> Raised:
+        """Look at the last exception of anyone's cell, as `variables`; raises `UsageError` where there was none."""
+        connected = await self._live(name)
+        return read_error(await connected.session.look(error_expression(frame=frame)))
 
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""

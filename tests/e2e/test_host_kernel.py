@@ -154,6 +154,37 @@ async def test_the_variables_can_be_looked_at_while_the_persons_cell_runs(connec
         assert "is not connected" in await agent.refused("list_variables", kernel="other")
 
 
+async def test_an_object_and_the_last_error_are_looked_at_while_the_persons_cell_runs(
+    connect: Any, host_kernel: Any
+) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        await agent.run(
+            "calls = []\nclass Odd:\n    def __repr__(self): calls.append(1)\nodd = Odd()\n"
+            "def half(n):\n    kept = odd\n    return n / 0"
+        )
+        assert "ZeroDivisionError" in await agent.refused("execute_code", code="half(3)")
+        await agent.run("import time; time.sleep(60)", timeout=0.5)
+
+        seen = (await agent.client.call_tool("inspect_object", {"name": "half"})).structured_content
+        assert seen["signature"] == "(n)"
+        assert seen["source"].startswith("def half(n):\n    kept = odd")
+        raised = (await agent.client.call_tool("inspect_error", {})).structured_content
+        assert (raised["type"], raised["message"], raised["cell"]) == ("ZeroDivisionError", "division by zero", 2)
+        assert "return n / 0" in raised["frames"][raised["frame"]]["source"]
+        values = {each["name"]: each for each in raised["variables"]}
+        assert values["n"]["value"] == "3"
+        assert values["kept"]["type"] == "__main__.Odd"
+        outer = (await agent.client.call_tool("inspect_error", {"frame": 0})).structured_content
+        assert [each["name"] for each in outer["variables"]] == ["half"]
+        assert "Near it: half" in await agent.refused("inspect_object", name="halve")
+        assert "is not a name" in await agent.refused("inspect_object", name="half(3)")
+        assert "There is no frame 9" in await agent.refused("inspect_error", frame=9)
+        calls = (await agent.client.call_tool("inspect_object", {"name": "calls"})).structured_content
+        assert calls["members"] == []
+        assert "KeyboardInterrupt" in await agent.refused("interrupt_kernel")
+
+
 async def test_while_a_cell_runs_its_newest_line_is_told(connect: Any, host_kernel: Any) -> None:
     async with connect() as agent:
         await connected(agent, host_kernel)

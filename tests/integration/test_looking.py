@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from bridge.errors import KernelBusy, KernelError
+from bridge.errors import KernelBusy, KernelError, UsageError
 from bridge.kernels.registry import Kernels
-from bridge.launchers.docker import DockerLauncher
 from bridge.looking import Column, Variable
-from bridge.policy import built_in
 
 pytestmark = pytest.mark.anyio
 
 SOON = 30.0
-
-
-@pytest.fixture
-async def kernels(host_kernel: Any) -> AsyncIterator[Kernels]:
-    found = Kernels(built_in(), DockerLauncher, username="agent")
-    async with asyncio.timeout(SOON):
-        while True:
-            try:
-                await found.connect(str(host_kernel.file))
-            except KernelError:  # it still imports IPython
-                await asyncio.sleep(0.05)
-            else:
-                break
-    yield found
-    await found.close()
 
 
 async def table(kernels: Kernels, code: str) -> dict[str, Variable]:
@@ -185,3 +167,103 @@ async def test_a_session_that_ends_leaves_no_subshell_behind(
     assert with_one
     assert without
     assert int(str(with_one.outputs[0].text)) == int(str(without.outputs[0].text)) + 1  # type: ignore[union-attr]
+
+
+LYING = """
+calls = []
+def note(what):
+    calls.append(what)
+    raise RuntimeError(what)
+class Name(str):
+    __hash__ = str.__hash__
+    def __eq__(self, other): note('name eq')
+    def startswith(self, *a): note('name startswith')
+    def __radd__(self, other): note('name radd')
+class Liar:
+    __class__ = property(lambda self: note('class'))
+class Typed(metaclass=type('M', (type,), {'__eq__': lambda a, b: note('meta eq'), '__hash__': type.__hash__})):
+    __qualname__ = Name('Typed')
+globals()[Name('hostile_name')] = 1
+liar = Liar(); typed = Typed()
+deep = []
+for _ in range(100_000): deep = [deep]
+calls.clear()
+"""
+
+
+async def test_names_and_types_that_lie_are_seen_through(kernels: Kernels) -> None:
+    seen = await table(kernels, LYING)
+    assert "hostile_name" not in seen
+    assert seen["liar"].type == "__main__.Liar"
+    assert seen["typed"].type == "__main__.Typed"
+    assert seen["deep"].value == "list"
+    assert seen["calls"].length == 0
+
+
+async def test_arrays_of_any_dtype_are_told_without_what_they_hold(kernels: Kernels) -> None:
+    seen = await table(
+        kernels,
+        "import numpy as np\n" + HOSTILE + "objects = np.empty(2, dtype=object); objects[:] = t\n"
+        "records = np.zeros(2, [(('title', 'n'), 'i4'), ('o', 'O')]); records['o'] = t; record = records[0]\n"
+        "none = np.float64('nan'); text = np.str_('x' * 200)\n"
+        "strings = np.array(['a'], dtype=np.dtypes.StringDType())\ncalls.clear()",
+    )
+    assert seen["records"].dtype == "{n: int32, o: object}"
+    assert seen["record"].type == "numpy.void"
+    assert seen["record"].value is None
+    assert (seen["objects"].dtype, seen["objects"].shape) == ("object", (2,))
+    assert seen["none"].value == "nan"
+    assert seen["text"].value == repr("x" * 80) + "..."
+    assert seen["strings"].dtype == "numpy.dtypes.StringDType"
+    assert seen["calls"].length == 0
+
+
+async def test_frames_of_pandas_own_types_are_told_and_others_are_not(kernels: Kernels) -> None:
+    seen = await table(
+        kernels,
+        "import pandas as pd; pieces = pd.Series([None, None], dtype=object)\n"
+        + HOSTILE
+        + "pieces.array._ndarray[0] = h\n"
+        "class Index(pd.Index):\n    def __len__(self): note('index len')\n"
+        "own = pd.DataFrame({'c': pd.Categorical(['u', 'v']), 'i': pd.array([1, None], dtype='Int64'), 'o': pieces,"
+        " 'd': pd.to_datetime(['2020', '2021'], utc=True)})\n"
+        "foreign = pd.DataFrame({'a': [1]}); foreign._mgr.axes[1] = object.__new__(Index)\n"
+        "noted = pd.DataFrame({'a': [1]}); object.__setattr__(noted, 'memory_usage', lambda **k: note('method'))\n"
+        "calls.clear()",
+    )
+    assert seen["own"].columns
+    assert [each.dtype for each in seen["own"].columns[:3]] == ["category", "Int64", "object"]
+    assert "time zone" in seen["own"].columns[3].dtype
+    assert (seen["foreign"].type, seen["foreign"].shape) == ("pandas.DataFrame", None)
+    assert seen["noted"].shape == (1, 1)
+    assert seen["calls"].length == 0
+
+
+async def test_builtins_that_the_user_has_hidden_are_not_used(kernels: Kernels) -> None:
+    seen = await table(
+        kernels, "calls = []; __import__ = len = type = sorted = dict = print = lambda *a, **k: calls.append(a); x = 1"
+    )
+    assert seen["x"].value == "1"
+    assert seen["calls"].length == 0
+
+
+async def test_a_look_leaves_nothing_alive_and_the_last_exception_as_it_was(kernels: Kernels) -> None:
+    await kernels.execute(
+        "import gc, weakref, sys\nclass Big: pass\nbig = Big(); gone = weakref.ref(big); gc.disable()\n"
+        "def fails(held): 1/0\ntry: fails(big)\nexcept ZeroDivisionError as error: sys.last_value = kept = error",
+        timeout=SOON,
+    )
+    for look in (kernels.variables(limit=100), kernels.inspection("big"), kernels.last_error()):
+        await look
+    with pytest.raises(UsageError):
+        await kernels.inspection("nothing.of.the.kind")
+    told = (
+        await kernels.execute(
+            "print(sys.last_value is kept); del kept, big, sys.last_value; print(gone() is None)\n"
+            "ours = [each for each in gc.get_objects() if type(each) is type(fails)"
+            " and each.__code__.co_filename == '<kernel-bridge>']\nprint(len(ours))",
+            timeout=SOON,
+        )
+    ).result
+    assert told
+    assert str(told.outputs[0].text).split() == ["True", "True", "0"]  # type: ignore[union-attr]

@@ -1,0 +1,31 @@
+"""A bridge's kernels with one real host kernel connected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bridge.errors import KernelError
+from bridge.kernels.registry import Kernels
+from bridge.launchers.docker import DockerLauncher
+from bridge.policy import built_in
+
+SOON = 30.0
+
+
+@pytest.fixture
+async def kernels(host_kernel: Any) -> AsyncIterator[Kernels]:
+    found = Kernels(built_in(), DockerLauncher, username="agent")
+    async with asyncio.timeout(SOON):
+        while True:
+            try:
+                await found.connect(str(host_kernel.file))
+            except KernelError:  # it still imports IPython
+                await asyncio.sleep(0.05)
+            else:
+                break
+    yield found
+    await found.close()

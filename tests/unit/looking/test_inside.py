@@ -1,0 +1,59 @@
+"""The modules that are sent into kernels: what they may be made of."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from bridge import looking
+
+INSIDE = Path(looking.__file__).with_name("inside")
+MODULES = sorted(path for path in INSIDE.glob("*.py") if path.name != "__init__.py")
+# What every ipykernel has imported before the first cell.
+LOADED = {"__future__", "collections.abc", "contextlib", "itertools", "json", "os", "stat", "sys", "typing"}
+
+
+def at_run_time(tree: ast.Module) -> set[str]:
+    """Return what a module imports when it is executed."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_each_module_is_python_3_8_and_imports_only_what_a_kernel_has(path: Path) -> None:
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    assert at_run_time(tree) <= LOADED
+    inner = [node for each in tree.body if not isinstance(each, ast.If) for node in ast.walk(each)]
+    assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in inner) == len(
+        [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    )
+
+
+def test_no_two_modules_define_the_same_name_because_they_share_one_dictionary() -> None:
+    seen: dict[str, str] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for name in names:
+                assert name not in seen, f"{name} is in {path.stem} and in {seen.get(name)}"
+                assert name not in {"annotations", "shell"}, "the future import and the expression use it"
+                seen[name] = path.stem
+
+
+def test_every_module_is_sent_with_all_that_it_imports_from_the_others() -> None:
+    for sent in (looking._COMMON, (*looking._COMMON, "variables"), looking._OBJECTS, looking._EXCEPTIONS):
+        for name in sent:
+            for node in ast.walk(ast.parse((INSIDE / f"{name}.py").read_text())):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bridge.looking.inside."):
+                    assert str(node.module).rpartition(".")[2] in sent, f"{name} needs {node.module}"

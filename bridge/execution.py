@@ -183,6 +183,8 @@ class Execution:
         elif message.msg_type == "execute_input":
             self._started = True
             self._count = message.content.get("execution_count")
+            if self._record:
+                self._record.start(self._count)
         else:
             self._output(message)
 

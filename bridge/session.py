@@ -94,6 +94,8 @@ class KernelSession:
         self._channels = channels
         self._explain = explain
         self._book = book
+        if book:
+            book.speaks(channels.kernel_info.get("language_info"))
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         self._unknown = True

@@ -95,14 +95,12 @@ class Seen:
         self._database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
         self.is_living = is_held(file.parent)
         self.processes = list(self._database.execute(_PROCESSES))
+        self.has_forgotten = (self._database.execute("SELECT min(id) FROM cells").fetchone()[0] or 1) > 1
+        """The oldest cells have made room for newer ones."""
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
-
-    def has_forgotten(self) -> bool:
-        """Tell whether the oldest cells have made room for newer ones."""
-        return bool((self._database.execute("SELECT min(id) FROM cells").fetchone()[0] or 1) > 1)
 
     def cells(self, process: str) -> list[Cell]:
         """Return the cells that a kernel process ran."""
@@ -110,8 +108,11 @@ class Seen:
 
     def size(self, cell: Cell) -> int:
         """Return how many bytes of output are kept of a cell."""
-        rows = self._database.execute("SELECT sum(length(body)) FROM outputs WHERE cell = ?", [cell.id])
-        return int(rows.fetchone()[0] or 0)
+        try:
+            rows = self._database.execute("SELECT sum(length(body)) FROM outputs WHERE cell = ?", [cell.id])
+            return int(rows.fetchone()[0] or 0)
+        except DAMAGED:
+            return 0
 
     def outputs(self, cell: Cell) -> Iterator[Output | Missing]:
         """Yield a cell's output in order, and what is missing of it; all of it where the cell was forgotten since."""
@@ -196,7 +197,7 @@ class Journals:
     def has_forgotten(self, history: History) -> bool:
         """Tell whether a bridge that saw this kernel may have forgotten some of its cells."""
         return any(
-            each.has_forgotten() for each in self._opened if {row[0] for row in each.processes} & set(history.processes)
+            each.has_forgotten for each in self._opened if {row[0] for row in each.processes} & set(history.processes)
         )
 
     def _entries(self, process: str) -> list[Entry]:

@@ -56,7 +56,8 @@ def export(
             entries = _only(author, entries)
         if written is percent and history.language.get("name", "python") != "python":
             raise UsageError(f"{history.name} does not run Python, so it makes no .py; write a notebook (.ipynb).")
-        texts = written(history, parts(history, entries, forgotten=journals.has_forgotten(history)))
+        forgotten = journals.has_forgotten(history)
+        texts = written(history, parts(history, entries, forgotten=forgotten, only=author))
         if str(file) == "-":
             for text in texts:
                 sys.stdout.buffer.write(text.encode())
@@ -125,7 +126,9 @@ def _place_new(draft: Path, target: Path) -> None:
     """Put a file where none is; unlike a rename, a link replaces nothing."""
     try:
         target.hardlink_to(draft)
-    except PermissionError:  # a file system without links
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
         draft.replace(target)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bridge.journals import Entry, History, Missing
-from bridge.notebooks.parts import Remark, by, cell_id, sound, tag
+from bridge.notebooks.parts import Remark, by, cell_id, in_one_line, sound, tag
 from bridge.outputs import Error, ExecuteResult, Output, Stream
 
 _JSON = re.compile(r"application/(.*\+)?json")
@@ -100,7 +100,7 @@ def _document(output: Output | Missing) -> dict[str, Any]:
     if isinstance(output, Missing):
         said = f"[{f'{output.size:,} bytes of output are' if output.size else 'output is'} missing here: not kept]"
         return {
-            "data": {"text/plain": said},
+            "data": {"text/plain": [said]},
             "metadata": {"kernel_bridge": {"missing": output.size}},
             "output_type": "display_data",
         }
@@ -125,9 +125,7 @@ def _form(form: str, content: Any) -> Any:
         return _plain(content)
     if isinstance(content, list) and all(isinstance(each, str) for each in content):
         content = "".join(content)
-    text = sound(content) if isinstance(content, str) else json.dumps(_plain(content))
-    lines = _lines(text)
-    return lines if len(lines) > 1 else text
+    return _lines(sound(content) if isinstance(content, str) else json.dumps(_plain(content)))
 
 
 def _plain(value: Any) -> Any:
@@ -144,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 
 def _metadata(history: History) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"kernel_bridge": {"kernel": sound(history.name)}}
+    metadata: dict[str, Any] = {"kernel_bridge": {"kernel": in_one_line(history.name)}}
     if history.spec:
         shown = "Python 3 (ipykernel)" if history.spec == "python3" else sound(history.spec)
         metadata["kernelspec"] = {"display_name": shown, "name": sound(history.spec)}

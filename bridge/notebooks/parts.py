@@ -26,9 +26,14 @@ class Remark:
     markdown: str
 
 
-def parts(history: History, entries: Iterable[Entry], *, forgotten: bool = False) -> Iterator[Remark | Entry]:
-    """Yield everything in its order; `forgotten` says that older cells had to make room."""
-    yield Remark("kernel-bridge", _beginning(history, forgotten=forgotten))
+def parts(
+    history: History, entries: Iterable[Entry], *, forgotten: bool = False, only: str | None = None
+) -> Iterator[Remark | Entry]:
+    """Yield everything in its order.
+
+    `forgotten` says that older cells had to make room, `only` whose cells were chosen.
+    """
+    yield Remark("kernel-bridge", _beginning(history, forgotten=forgotten, only=only))
     process = told = None
     for entry in entries:
         cell, mark = entry.cell, cell_id(entry)
@@ -46,9 +51,8 @@ def parts(history: History, entries: Iterable[Entry], *, forgotten: bool = False
 
 
 def by(entry: Entry) -> str:
-    """Return who ran a cell, in one line of characters that can be seen."""
-    name = "".join(each if each.isprintable() else "\ufffd" for each in entry.cell.username)
-    return " ".join(name.split())[:80] or "another client"
+    """Return who ran a cell."""
+    return in_one_line(entry.cell.username)[:80] or "another client"
 
 
 def tag(entry: Entry) -> str:
@@ -66,18 +70,23 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
+def in_one_line(name: str) -> str:
+    """Return a name in characters that can be seen; what nobody should be called must not end a comment."""
+    return " ".join("".join(each if each.isprintable() else "\ufffd" for each in name).split())
+
+
 def sound(text: str) -> str:
     """Return text that can be encoded."""
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _beginning(history: History, *, forgotten: bool) -> str:
-    older = "Older cells had to make room for newer ones (`calls.kept_output` in the policy). " if forgotten else ""
+def _beginning(history: History, *, forgotten: bool, only: str | None) -> str:
+    older = " Older cells had to make room for newer ones (`calls.kept_output` in the policy)." if forgotten else ""
+    chosen = f" Of these only the cells of {escaped(only)} were chosen." if only else ""
     return (
-        f"# {escaped(sound(history.name))}\n\n"
+        f"# {escaped(in_one_line(history.name))}\n\n"
         f"What ran in this kernel from {history.first:%Y-%m-%d %H:%M} to {history.last:%Y-%m-%d %H:%M} UTC, as far as "
-        f"kernel-bridge saw it: cells that ran while no bridge was connected are not here. {older}"
-        "Above the first cell of each stands who ran it."
+        f"kernel-bridge saw it: cells that ran while no bridge was connected are not here.{older}{chosen}"
     )
 
 

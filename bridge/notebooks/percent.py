@@ -58,7 +58,7 @@ def _without_magics(lines: list[str]) -> str:
     goes_on = False
     for line in lines:
         if goes_on or (_MAGIC.match(line) and not _is_open(pending)):
-            indent = line[: len(line) - len(line.lstrip())]
+            indent = "" if goes_on else line[: len(line) - len(line.lstrip())]
             goes_on = line.endswith("\\")
             pending = []
             written.append(f"{indent}# {line[len(indent) :]}")

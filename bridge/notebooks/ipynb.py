@@ -18,6 +18,8 @@ from bridge.notebooks.parts import Remark, by, cell_id, in_one_line, sound, tag
 from bridge.outputs import Error, ExecuteResult, Output, Stream
 
 _JSON = re.compile(r"application/(.*\+)?json")
+# Beside all `text/…`, the forms that Jupyter writes as a list of lines.
+_IN_LINES = ("application/javascript", "image/svg+xml")
 # Of `language_info`, what the schema wants as text; a kernel may tell anything.
 _TEXTS = ("name", "version", "mimetype", "file_extension", "pygments_lexer", "nbconvert_exporter")
 
@@ -125,7 +127,8 @@ def _form(form: str, content: Any) -> Any:
         return _plain(content)
     if isinstance(content, list) and all(isinstance(each, str) for each in content):
         content = "".join(content)
-    return _lines(sound(content) if isinstance(content, str) else json.dumps(_plain(content)))
+    text = sound(content) if isinstance(content, str) else json.dumps(_plain(content))
+    return _lines(text) if form.startswith("text/") or form in _IN_LINES else text
 
 
 def _plain(value: Any) -> Any:

@@ -69,7 +69,7 @@ def test_every_kind_of_output_is_written_as_the_format_has_it(
         {"output_type": "stream", "name": "stderr", "text": ["err\n"]},
         {
             "output_type": "display_data",
-            "data": {"image/png": ["aGk=\n"], "text/html": ["<b>\n", "</b>"]},
+            "data": {"image/png": "aGk=\n", "text/html": ["<b>\n", "</b>"]},
             "metadata": {"image/png": {"width": 3}},
         },
         {

@@ -63,6 +63,14 @@ class ConnectionInfo:
         except ValueError:
             return False
 
+    @property
+    def fingerprint(self) -> str:
+        """Tell this kernel from another of its name, also after a restart, which leaves the key as it is.
+
+        The key cannot be had from it.
+        """
+        return hashlib.sha256(b"kernel-bridge " + self.key.encode()).hexdigest()[:12]
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the connection file, the key included."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -201,6 +201,8 @@ class Execution:
         elif message.msg_type == "execute_input":
             self._started = True
             self._count = message.content.get("execution_count")
+            if self._record:
+                self._record.start(self._count)
         elif message.msg_type == "input_request":
             self._ask(message)
         else:

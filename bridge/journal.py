@@ -37,6 +37,9 @@ TOGETHER = 64
 # An entry costs that much beside its contents.
 ROW = 64
 
+# In each bridge's own directory.
+FILE = "cells.sqlite"
+
 log = logging.getLogger(__name__)
 
 _CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
@@ -45,6 +48,7 @@ CREATE TABLE cells (
     id INTEGER PRIMARY KEY, kernel TEXT, name TEXT, msg_id TEXT, number INTEGER, client TEXT, username TEXT, code BLOB,
     count INTEGER, began REAL, ended REAL, status TEXT, missing INTEGER DEFAULT 0
 );
+CREATE TABLE kernels (id TEXT PRIMARY KEY, fingerprint TEXT, spec TEXT, language TEXT);
 CREATE TABLE outputs (
     cell INTEGER, place INTEGER, pieces INTEGER, start INTEGER, text INTEGER, kind TEXT, display TEXT, body BLOB
 );
@@ -92,7 +96,7 @@ class Cell:
     status: Status
 
 
-_CELL = "id, kernel, name, msg_id, number, client, username, code, count, began, ended, status"
+COLUMNS = "id, kernel, name, msg_id, number, client, username, code, count, began, ended, status"
 
 
 class Record:
@@ -114,6 +118,10 @@ class Record:
         """The place of what comes next."""
         self._write_waiting()
         return self._place
+
+    def start(self, count: Any) -> None:
+        """The kernel has begun the cell, which may have waited behind another since it was sent."""
+        self._journal.start(self.cell, count if isinstance(count, int) else None)
 
     def add(self, output: Output, display_id: str | None = None) -> None:
         """Keep an output."""
@@ -192,9 +200,9 @@ class Journal:
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
-    def book(self, name: str) -> Book:
-        """Return the part about the kernel that has this name."""
-        return Book(self, name)
+    def book(self, name: str, *, fingerprint: str = "", spec: str = "") -> Book:
+        """Return the part about the kernel that has this name, and these in its connection file."""
+        return Book(self, name, fingerprint, spec)
 
     def close(self) -> None:
         """Let others read it, or remove it where nothing is in it."""
@@ -218,6 +226,14 @@ class Journal:
             return 0
         self._grow(len(known["code"]) + ROW)
         return int(cursor.lastrowid or 0)
+
+    def know(self, kernel: str, fingerprint: str, spec: str, language: str) -> None:
+        """Write what is known of a kernel process beside its cells."""
+        self._write("INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?)", kernel, fingerprint, spec, language)
+
+    def start(self, cell: int, count: int | None) -> None:
+        """Write that the kernel has begun a cell that was sent before."""
+        self._write("UPDATE cells SET began = ?, count = ? WHERE id = ?", time.time(), count, cell)
 
     def add(
         self, cell: int, place: int, start: int, outputs: Sequence[Output], display_id: str | None
@@ -270,7 +286,7 @@ class Journal:
 
     def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
         """Yield the cells that meet a condition on their columns, in the order in which they began."""
-        yield from map(_cell, self._rows(f"SELECT {_CELL} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
+        yield from map(read_cell, self._rows(f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
 
     def page(self, cell: int, cursor: int, *, text: int, size: int) -> Page | None:
         """See `Record.page`."""
@@ -289,7 +305,7 @@ class Journal:
                 if outputs and (text < 0 or size < 0):
                     remaining = max(1, self._end(cell) - start - len(body) * piece // pieces)
                     return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
-                outputs.append(_unpacked(kind, body, piece, pieces))
+                outputs.append(unpacked(kind, body, piece, pieces))
                 cursor = place + piece + 1
         return Page(tuple(_merged(outputs)), cursor, 0, int(known[0][0]))
 
@@ -381,9 +397,17 @@ class Journal:
 class Book:
     """The journal's part about one kernel, by the name that it has here."""
 
-    def __init__(self, journal: Journal, name: str) -> None:
+    def __init__(self, journal: Journal, name: str, fingerprint: str, spec: str) -> None:
         self.journal = journal
         self.name = name
+        self._fingerprint = fingerprint
+        self._spec = spec
+        self._language = "{}"
+        self._known: set[str] = set()
+
+    def speaks(self, language: Any) -> None:
+        """Note what the kernel tells of its language (`language_info` of `kernel_info_reply`)."""
+        self._language = _json(language or {}).decode()
 
     def begin(
         self, *, kernel: str, msg_id: str, code: str, client: str, username: str, number: int | None = None
@@ -391,6 +415,9 @@ class Book:
         """Begin a cell; `number` where it is ours."""
         known = {"kernel": kernel, "name": self.name, "msg_id": msg_id, "client": client, "username": username}
         shown = {key: value.encode("utf-8", "replace").decode() for key, value in known.items()}
+        if kernel not in self._known:
+            self._known.add(kernel)
+            self.journal.know(shown["kernel"], self._fingerprint, self._spec, self._language)
         return Record(self.journal, self.journal.begin(**shown, code=code, number=number))
 
 
@@ -403,7 +430,7 @@ class _Place:
         self._directory.mkdir(mode=0o700)
         self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.file = self._directory / "cells.sqlite"
+        self.file = self._directory / FILE
         os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.suppress(OSError):
             _make_room(parent, limit)
@@ -416,7 +443,7 @@ class _Place:
 
 def _make_room(parent: Path, limit: int) -> None:
     """Remove what ended bridges have kept, the oldest first, until no more than the limit is left of it."""
-    ended = sorted(each for each in parent.iterdir() if each.is_dir() and not each.is_symlink() and not _is_held(each))
+    ended = sorted(each for each in parent.iterdir() if each.is_dir() and not each.is_symlink() and not is_held(each))
     sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in ended}
     for each in ended:
         if sum(sizes.values()) <= limit:
@@ -425,7 +452,8 @@ def _make_room(parent: Path, limit: int) -> None:
         del sizes[each]
 
 
-def _is_held(directory: Path) -> bool:
+def is_held(directory: Path) -> bool:
+    """Tell whether the bridge that made a directory still lives."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -442,7 +470,8 @@ def _prepared(file: Path | str) -> sqlite3.Connection:
     return database
 
 
-def _cell(row: Any) -> Cell:
+def read_cell(row: Any) -> Cell:
+    """Return the cell of a row of `COLUMNS`."""
     cell, kernel, name, msg_id, number, client, username, code, count, began, ended, status = row
     return Cell(
         id=cell,
@@ -480,7 +509,8 @@ def _is_text_alone(output: Output) -> bool:
     return isinstance(output, Error) or (not isinstance(output, Stream) and set(output.data) == {"text/plain"})
 
 
-def _unpacked(kind: str, body: bytes, piece: int, pieces: int) -> Output:
+def unpacked(kind: str, body: bytes, piece: int = 0, pieces: int = 1) -> Output:
+    """Return an output, or one piece of it, from its bytes; raises `ValueError` where they are damaged."""
     if kind in ("stdout", "stderr"):
         return Stream("stderr" if kind == "stderr" else "stdout", _decoded(body))
     content = json.loads(body)

@@ -129,6 +129,8 @@ class KernelSession:
         self._explain = explain
         self._book = book
         self._patience = patience
+        if book:
+            book.speaks(channels.kernel_info.get("language_info"))
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         self._unknown = True

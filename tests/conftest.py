@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +111,76 @@ def _wait_for_file(kernel: HostKernel) -> None:
         else:
             return
     raise AssertionError("the kernel wrote no connection file in time")
+
+
+@pytest.fixture(scope="session")
+def notebook_of() -> Callable[[str], dict[str, Any]]:
+    """Read a notebook and hold it against the rules of Jupyter's schema for format 4.5, which are written down here."""
+    return _read_notebook
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 0)
+
+
+def _check_forms(data: dict[str, Any]) -> None:
+    for form, content in data.items():
+        assert re.fullmatch(r"application/(.*\+)?json", form) or _is_text(content), (form, content)
+
+
+def _check_output(output: dict[str, Any]) -> None:
+    kind = output.pop("output_type")
+    if kind == "stream":
+        assert set(output) == {"name", "text"}
+        assert _is_text(output["text"])
+    elif kind == "error":
+        assert set(output) == {"ename", "evalue", "traceback"}
+        assert isinstance(output["ename"] + output["evalue"], str)
+        assert isinstance(output["traceback"], list)
+        assert _is_text(output["traceback"])
+    else:
+        assert kind in ("display_data", "execute_result")
+        count = {"execution_count"} if kind == "execute_result" else set()
+        assert set(output) == {"data", "metadata"} | count
+        assert _is_count(output.get("execution_count"))
+        assert isinstance(output["metadata"], dict)
+        _check_forms(output["data"])
+    output["output_type"] = kind
+
+
+def _check_cell(cell: dict[str, Any]) -> None:
+    code = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
+    assert cell["cell_type"] in ("code", "markdown")
+    assert set(cell) == {"cell_type", "id", "metadata", "source"} | code
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
+    assert _is_text(cell["source"])
+    assert _is_count(cell.get("execution_count"))
+    tags = cell["metadata"].get("tags", [])
+    assert len(set(tags)) == len(tags)
+    assert all(re.fullmatch("[^,]+", each) for each in tags)
+    for output in cell.get("outputs", ()):
+        _check_output(output)
+
+
+def _no_number(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def _read_notebook(text: str) -> dict[str, Any]:
+    text.encode()  # no lone surrogate
+    found = json.loads(text, parse_constant=_no_number)
+    assert "\\ud8" not in text.lower()
+    assert set(found) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    assert (found["nbformat"], found["nbformat_minor"]) == (4, 5)
+    for name, required in (("kernelspec", ("name", "display_name")), ("language_info", ("name",))):
+        about = found["metadata"].get(name)
+        assert about is None or all(isinstance(about[each], str) for each in required)
+    for cell in found["cells"]:
+        _check_cell(cell)
+    ids = [cell["id"] for cell in found["cells"]]
+    assert len(set(ids)) == len(ids)
+    return dict(found)

@@ -27,6 +27,7 @@ COMMANDS = {
     "completion": ("completion", "Print what makes a shell complete commands and kernels."),
     "demo": ("demo", "Show the whole of it on this machine, end to end."),
     "doctor": ("doctor", "Look whether everything is there, and say what to type where not."),
+    "export": ("export", "Write what ran in a kernel as a notebook or a script."),
     "gc": ("sandboxes", "Remove what is left of sandboxes that have ended."),
     "image": ("image", "Build and list the images that sandboxes are started from."),
     "interrupt": ("kernels", "Interrupt what runs in a kernel."),

@@ -53,6 +53,11 @@ def sandbox_names(context: click.Context, _: click.Parameter, incomplete: str) -
     return _beginning(incomplete, lambda: _in_files(context, sandboxes_only=True), lambda: _in_engine(context))
 
 
+def seen_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete any kernel's name, also of one that has ended and of which cells are kept."""
+    return _beginning(incomplete, lambda: _in_files(context, sandboxes_only=False), _in_journals)
+
+
 def _beginning(incomplete: str, *sources: Callable[[], Iterable[str]]) -> list[str]:
     """Return the names that begin so, from all sources that answer in time, which are asked at the same time."""
     found: set[str] = set()
@@ -78,6 +83,14 @@ def _in_files(context: click.Context, *, sandboxes_only: bool) -> list[str]:
 
     policy_file: Path | None = context.params.get("policy_file")
     return [each.name for each in kernel_files(find(policy_file).attach) if each.is_sandbox or not sandboxes_only]
+
+
+def _in_journals() -> list[str]:
+    from bridge.journals import Journals  # noqa: PLC0415
+    from bridge.policy.places import journal_home  # noqa: PLC0415
+
+    with Journals(journal_home()) as journals:
+        return [each.name for each in journals.histories()]
 
 
 def _in_engine(context: click.Context) -> list[str]:

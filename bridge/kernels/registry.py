@@ -31,7 +31,7 @@ from bridge.errors import (
     NotOurs,
     StartTimeout,
 )
-from bridge.journal import IN_MEMORY, Journal
+from bridge.journal import IN_MEMORY, Book, Journal
 from bridge.kernels import files
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
@@ -50,7 +50,7 @@ from bridge.looking import (
     variables_expression,
 )
 from bridge.policy import Policy, SandboxRequest, decide
-from bridge.policy.places import state_home
+from bridge.policy.places import journal_home
 from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
 
 # A kernel that runs answers in milliseconds, also while a cell runs.
@@ -127,7 +127,7 @@ class Kernels:
         self._finder = Finder(policy.attach, lambda: self.launcher, self._sandboxes, lambda: self.username)
         self._connected: dict[str, _Connected] = {}
         calls = policy.calls
-        place = None if calls.kept_output is None else state_home() / "kernel-bridge" / "journal"
+        place = None if calls.kept_output is None else journal_home()
         self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
         """What everyone has run in the connected kernels, as far as it was seen from here."""
         # one for each kernel: a slow one must not keep others from being connected to
@@ -391,7 +391,7 @@ class Kernels:
                 timeout=timeout,
                 starting=True,
                 executions=connected.session.executions,
-                book=self.journal.book(connected.name),
+                book=self._book(connected.name, kernel_file),
                 patience=self._patience,
             )
         except BridgeError as error:
@@ -434,7 +434,7 @@ class Kernels:
         async def explain() -> str:
             return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
 
-        book = self.journal.book(sandbox or file.name)
+        book = self._book(sandbox or file.name, file)
         session = await open_session(
             file.info,
             username=self.username,
@@ -448,6 +448,9 @@ class Kernels:
         place.append(_Connected(name, file.path, session, session.kernel, sandbox))
         self._connected[name] = place[0]
         return place[0]
+
+    def _book(self, name: str, file: KernelFile) -> Book:
+        return self.journal.book(name, fingerprint=file.info.fingerprint, spec=file.info.kernel_name)
 
     async def _forget(self, connected: _Connected) -> None:
         async with connected.reopening:

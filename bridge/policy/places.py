@@ -51,6 +51,11 @@ def state_home(environ: Mapping[str, str] = os.environ) -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state", environ)
 
 
+def journal_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where each bridge keeps what it saw in the kernels, in a directory of its own."""
+    return state_home(environ) / "kernel-bridge" / "journal"
+
+
 def expanded(written: str | Path, environ: Mapping[str, str] = os.environ) -> Path:
     """A path with `~` or `~/…` put in full; other users' homes (`~name`) are not looked up."""
     parts = Path(written).parts

@@ -1,0 +1,249 @@
+"""What all bridges of this user saw, read from their journals: of those that live and of those that have ended.
+
+The one rule: nothing is changed and no bridge is held up; what cannot be read is named in a sentence and passed over.
+
+Several bridges may have seen one kernel. Its cells are told apart by Jupyter's message id, and of a cell that several
+saw the record that knows most is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from bridge.journal import COLUMNS, FILE, Cell, is_held, read_cell, unpacked
+from bridge.outputs import Output
+
+# What reading a file raises that is damaged, or that something else wrote.
+DAMAGED = (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+_ENDED = ("ok", "error", "aborted")
+_PROCESSES = """
+SELECT cells.kernel, name, coalesce(fingerprint, ''), coalesce(spec, ''), coalesce(language, '{}'), min(began),
+    max(began), count(*) FROM cells LEFT JOIN kernels ON kernels.id = cells.kernel GROUP BY cells.kernel, name
+"""
+_OUTPUTS = "SELECT place, pieces, start, kind, body FROM outputs WHERE cell = ? ORDER BY place"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Output that is not kept, in the place where it was."""
+
+    size: int
+    """Bytes of it; 0 where that is not known."""
+
+
+@dataclass
+class History:
+    """What is known of one kernel through all its restarts: they have the key of its connection file in common."""
+
+    fingerprint: str
+    """Of that key."""
+    last: datetime
+    """When the last cell began."""
+    names: set[str] = field(default_factory=set)
+    processes: dict[str, datetime] = field(default_factory=dict)
+    """Each process's own id, and when its first cell began."""
+    spec: str = ""
+    """The kernelspec's name, where the connection file had one."""
+    language: Mapping[str, Any] = field(default_factory=dict)
+    """Jupyter's `language_info`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; where bridges called it differently, the shortest."""
+        return min(self.names, key=lambda each: (len(each), each))
+
+    @property
+    def first(self) -> datetime:
+        """When the first cell began."""
+        return min(self.processes.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell, by the record that knows most of it."""
+
+    cell: Cell
+    seen: Seen
+
+    @property
+    def is_going_on(self) -> bool:
+        """The bridge that saw it begin still waits for its end."""
+        return self.cell.ended is None and self.seen.is_living
+
+    def outputs(self) -> Iterator[Output | Missing]:
+        """Yield its output, one after the other from the disk."""
+        return self.seen.outputs(self.cell)
+
+
+class Seen:
+    """One bridge's journal, opened to be read; raises one of `DAMAGED` where that cannot be."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        # without its log nobody has it open, and SQLite would leave files of its own beside it
+        alone = "" if file.with_name(f"{file.name}-wal").exists() else "&immutable=1"
+        self._database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
+        self.is_living = is_held(file.parent)
+        self.processes = list(self._database.execute(_PROCESSES))
+        self.has_forgotten = (self._database.execute("SELECT min(id) FROM cells").fetchone()[0] or 1) > 1
+        """The oldest cells have made room for newer ones."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def cells(self, process: str) -> list[Cell]:
+        """Return the cells that a kernel process ran."""
+        return [read_cell(row) for row in self._database.execute(_select("kernel = ?"), [process])]
+
+    def size(self, cell: Cell) -> int:
+        """Return how many bytes of output are kept of a cell."""
+        try:
+            rows = self._database.execute("SELECT sum(length(body)) FROM outputs WHERE cell = ?", [cell.id])
+            return int(rows.fetchone()[0] or 0)
+        except DAMAGED:
+            return 0
+
+    def outputs(self, cell: Cell) -> Iterator[Output | Missing]:
+        """Yield a cell's output in order, and what is missing of it; all of it where the cell was forgotten since."""
+        try:
+            # one state of the file, for as long as one cell takes; a transaction over all of them would let it grow
+            with contextlib.closing(self._database.cursor()) as cursor:
+                cursor.execute("BEGIN")
+                try:
+                    yield from self._outputs(cursor, cell)
+                finally:
+                    cursor.execute("ROLLBACK")
+        except DAMAGED:
+            yield Missing(0)
+
+    def _outputs(self, cursor: sqlite3.Cursor, cell: Cell) -> Iterator[Output | Missing]:
+        # the number of a cell that was never sent is given to another
+        known = cursor.execute("SELECT missing FROM cells WHERE id = ? AND msg_id = ?", [cell.id, cell.msg_id])
+        row = known.fetchone()
+        if row is None:
+            yield Missing(0)
+            return
+        lost, told, after, end = int(row[0] or 0), 0, None, 0
+        for place, pieces, start, kind, body in cursor.execute(_OUTPUTS, [cell.id]):
+            if after is not None and place > after:
+                told += max(0, start - end)
+                yield Missing(max(0, start - end))
+            after, end = place + pieces, start + len(body)
+            yield unpacked(kind, body)
+        if lost > told:
+            yield Missing(lost - told)
+
+
+class Journals:
+    """All journals in a directory, opened; a context manager that closes them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.troubles: list[str] = []
+        """A sentence about each thing there that could not be read."""
+        self._opened: list[Seen] = []
+        try:
+            places = sorted(directory.iterdir()) if directory.exists() else []
+        except OSError as error:
+            self.troubles.append(f"{directory} cannot be looked into ({error.strerror}), so nothing of it is known.")
+            return
+        for each in places:
+            try:
+                self._open(each)
+            except DAMAGED as error:
+                self._pass_over(each, str(error))
+            except OSError as error:
+                self._pass_over(each, str(error.strerror))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._opened:
+            each.close()
+
+    def histories(self) -> list[History]:
+        """Return what kernels were seen, the one that ran a cell last first."""
+        found: dict[str, History] = {}
+        for seen in self._opened:
+            for kernel, name, fingerprint, spec, language, first, last, _ in seen.processes:
+                began, last_began = (datetime.fromtimestamp(each, UTC) for each in (first, last))
+                history = found.setdefault(fingerprint or kernel, History(fingerprint or kernel, last_began))
+                history.names.add(name)
+                history.processes[kernel] = min(began, history.processes.get(kernel, began))
+                history.last = max(history.last, last_began)
+                history.spec = spec or history.spec
+                history.language = _language(language) or history.language
+        return sorted(found.values(), key=lambda each: each.last, reverse=True)
+
+    def entries(self, history: History) -> list[Entry]:
+        """Return the cells of a kernel in the order in which they began, each once."""
+        return [
+            entry
+            for process in sorted(history.processes, key=lambda each: history.processes[each])
+            for entry in self._entries(process)
+        ]
+
+    def has_forgotten(self, history: History) -> bool:
+        """Tell whether a bridge that saw this kernel may have forgotten some of its cells."""
+        return any(
+            each.has_forgotten for each in self._opened if {row[0] for row in each.processes} & set(history.processes)
+        )
+
+    def _entries(self, process: str) -> list[Entry]:
+        records = defaultdict(list)
+        for seen in self._opened:
+            try:
+                for cell in seen.cells(process):
+                    records[cell.msg_id].append(Entry(cell, seen))
+            except DAMAGED as error:
+                self._pass_over(seen.file.parent, str(error))
+        return sorted(map(_fullest, records.values()), key=lambda each: (each.cell.began, each.cell.count or 0))
+
+    def _open(self, place: Path) -> None:
+        file = place / FILE
+        about = place.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+            raise ValueError("no bridge of yours made it")
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise ValueError(f"its {FILE} is no file")
+        self._opened.append(Seen(file))
+
+    def _pass_over(self, place: Path, why: str) -> None:
+        self.troubles.append(f"{place} cannot be read ({why}), so what it may hold is left out.")
+
+
+def _fullest(records: Iterable[Entry]) -> Entry:
+    """Of several bridges' records of one cell return the one that saw its end, and the most output."""
+    first, *others = records
+    if not others:
+        return first
+
+    def knows(entry: Entry) -> tuple[bool, int, bool]:
+        return entry.cell.status in _ENDED, entry.seen.size(entry.cell), entry.cell.number is not None
+
+    fullest = max((first, *others), key=knows)
+    number = next((each.cell.number for each in (first, *others) if each.cell.number is not None), None)
+    return Entry(replace(fullest.cell, number=number), fullest.seen)
+
+
+def _select(condition: str) -> str:
+    return f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id"  # noqa: S608 - of our own words
+
+
+def _language(written: str) -> Mapping[str, Any]:
+    try:
+        content = json.loads(written)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -131,7 +131,8 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
 class Execution:
     """One cell. `feed` takes every message whose parent is `msg_id`; `result` tells how far it is.
 
-    `number` is 0 for a cell of someone else, whose reply never comes to us, so that its idle is its end.
+    `number` is 0 for a cell of someone else, which is known from when it has begun, and whose reply never comes to us,
+    so that its idle is its end.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Execution:
         self._record = record
         self._raised = False
         self._clear_before_next = False
-        self._started = False
+        self._started = not number
         self._idle = False
         self._ending: Status | None = None
         self._closed = False

@@ -51,6 +51,7 @@ CREATE TABLE outputs (
 );
 CREATE UNIQUE INDEX places ON outputs (cell, place);
 CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
+CREATE INDEX endings ON cells (ended);
 """
 # Whole entries fit a page of that size. What a power cut leaves of it matters less than that no write waits for a disk.
 _SETTINGS = """
@@ -190,6 +191,7 @@ class Journal:
         self._size = 0
         self._place: _Place | None = None
         self._opened: sqlite3.Connection | None = None
+        self._now = 0.0
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
@@ -207,12 +209,21 @@ class Journal:
         if self._place:
             self._place.leave(remove=empty)
 
+    def now(self) -> datetime:
+        """Return the time by a clock that never stands still nor goes back, whatever is done to the host's.
+
+        So what ends after a look has a later time than the look.
+        """
+        # to the microsecond, so that a time is the same one after it was written as text
+        self._now = max(round(time.time(), 6), round(self._now + 1e-6, 6))
+        return datetime.fromtimestamp(self._now, UTC)
+
     # -- writing
 
     def begin(self, **known: Any) -> int:
         """Add a cell by its columns and return its id; 0 where it cannot be kept."""
         known["code"] = _encoded(known["code"])
-        known["began"] = time.time()
+        known["began"] = self.now().timestamp()
         names, marks = ", ".join(known), ", ".join("?" * len(known))
         cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608
         if cursor is None:
@@ -259,7 +270,8 @@ class Journal:
 
     def end(self, cell: int, status: Status, count: int | None) -> None:
         """Write how and when a cell ended."""
-        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, time.time(), cell)
+        ended = self.now().timestamp()
+        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, ended, cell)
 
     def forget(self, cell: int) -> None:
         """Remove a cell and its output."""
@@ -272,6 +284,14 @@ class Journal:
     def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
         """Yield the cells that meet a condition on their columns, in the order in which they began."""
         yield from map(_cell, self._rows(f"SELECT {_CELL} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
+
+    def count(self, condition: str, *values: Any) -> int:
+        """Return how many cells meet a condition on their columns."""
+        return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608
+
+    def last_place(self, cell: int) -> int:
+        """Return the place of the last thing that a cell has written."""
+        return self._scalar("SELECT max(place + pieces) FROM outputs WHERE cell = ?", cell) - 1
 
     def page(self, cell: int, cursor: int, *, text: int, size: int) -> Page | None:
         """See `Record.page`."""

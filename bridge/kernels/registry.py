@@ -31,13 +31,15 @@ from bridge.errors import (
     StartTimeout,
 )
 from bridge.journal import IN_MEMORY, Journal
-from bridge.kernels import files
+from bridge.kernels import files, watching
+from bridge.kernels.activity import Activity
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher, Sandbox
 from bridge.looking import Variables, read_variables, variables_expression
+from bridge.looking.names import NameChanges, Names, changes, names_expression, read_names
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import state_home
 from bridge.session import KernelSession, OnMessage, open_session
@@ -69,6 +71,10 @@ class _Connected:
     notices: list[str] = field(default_factory=list)
     """What the next result must say first; kept until one does."""
     reopening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    processes: dict[str, int] = field(default_factory=dict)
+    """The epoch of each process that it was, by the process's own id."""
+    names: Names | None = None
+    """As they were at the last look, in the process that it is now."""
 
     def status(self) -> Status:
         seen = self.session.state()
@@ -109,6 +115,8 @@ class Kernels:
         place = None if calls.kept_output is None else state_home() / "kernel-bridge" / "journal"
         self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
         """What everyone has run in the connected kernels, as far as it was seen from here."""
+        self.on_activity: Callable[[str], None] = lambda _: None
+        """Called with a kernel's name when a cell of someone else begins or ends in it."""
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -256,6 +264,30 @@ class Kernels:
         connected = await self._live(name)
         return read_variables(await connected.session.look(variables_expression(limit=limit, start=start)))
 
+    async def activity(self, name: str | None = None, *, since: str | None = None, look: bool = True) -> Activity:
+        """Return what the others did and do; see `watching.activity`. `look`: also what became of the names.
+
+        What is known of a kernel is told once more where it turns out to be lost.
+        """
+        connected, notes, names = self._one(name), [], None
+        try:
+            connected = await self._live(connected.name)
+            if look:
+                names, sentence = await self._names(connected)
+                notes.extend([sentence] if sentence else [])
+        except KernelError as error:
+            notes.append(str(error))
+        connected.session.keep_what_others_printed()
+        watched = watching.Watched(connected.status(), connected.processes, connected.since, names, tuple(notes))
+        return watching.activity(self.journal, watched, since=since, size=self.policy.calls.max_output)
+
+    async def _names(self, connected: _Connected) -> tuple[NameChanges | None, str | None]:
+        before = connected.names
+        connected.names = now = read_names(await connected.session.look(names_expression()))
+        if before is None:
+            return None, "This was the first look at the names in this process; the next call tells what changed."
+        return changes(before, now), None
+
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""
         connected = self._one(name)
@@ -318,6 +350,7 @@ class Kernels:
                 starting=True,
                 executions=connected.session.executions,
                 book=self.journal.book(connected.name),
+                on_activity=lambda: self.on_activity(connected.name),
             )
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
@@ -328,6 +361,7 @@ class Kernels:
             )
             return
         connected.epoch += 1
+        connected.processes[connected.kernel], connected.names = connected.epoch, None
         connected.notices.append(
             f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
         )
@@ -361,10 +395,17 @@ class Kernels:
 
         book = self.journal.book(sandbox or file.name)
         session = await open_session(
-            file.info, username=self.username, explain=explain, timeout=timeout, starting=starting, book=book
+            file.info,
+            username=self.username,
+            explain=explain,
+            timeout=timeout,
+            starting=starting,
+            book=book,
+            on_activity=lambda: self.on_activity(book.name),
         )
         name = _free(sandbox or file.name, self._connected)
-        place.append(_Connected(name, file.path, session, session.kernel, sandbox))
+        book.name = name
+        place.append(_Connected(name, file.path, session, session.kernel, sandbox, processes={session.kernel: 1}))
         self._connected[name] = place[0]
         return place[0]
 

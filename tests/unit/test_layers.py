@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "bridge"
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
     {"errors"},
-    {"policy", "connection", "outputs", "messages", "pictures", "terminal", "looking"},
+    {"policy", "connection", "outputs", "messages", "pictures", "terminal", "looking", "authors"},
     {"journal"},
     {"execution"},
     {"channels", "launchers"},

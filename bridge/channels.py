@@ -77,12 +77,14 @@ class Channels:
         await self._send(channel, message)
         return str(message["header"]["msg_id"])
 
-    def new_message(self, msg_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Make a request whose id is known before it is sent by `send_message`."""
-        return dict(self._session.msg(msg_type, dict(content)))
+    def new_message(
+        self, msg_type: str, content: Mapping[str, Any], parent: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Make a message whose id is known before it is sent by `send_message`; an answer has a `parent` header."""
+        return dict(self._session.msg(msg_type, dict(content), parent=dict(parent) if parent else None))
 
     async def send_message(self, channel: Channel, message: dict[str, Any]) -> None:
-        """Send a request made by `new_message`."""
+        """Send a message made by `new_message`."""
         await self._send(channel, message)
 
     def start(self, handler: Handler, on_disconnect: Callable[[], None]) -> None:
@@ -260,6 +262,7 @@ class Channels:
                 parent_session=str(parent.get("session", "")),
                 parent_username=str(parent.get("username", "")),
                 in_subshell=bool(parent.get("subshell_id")),
+                header=header,
             )
         except ValueError as error:
             self.refused_signature = self.refused_signature or "Invalid Signature" in str(error)

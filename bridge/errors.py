@@ -82,6 +82,10 @@ class KernelBusy(KernelError):
     """The kernel runs someone else's code; nothing was executed."""
 
 
+class NoAnswer(KernelError):
+    """Nobody answered what a cell asked, so the cell is interrupted; the text says why."""
+
+
 class KernelDied(KernelError):
     """The kernel or the way to it ended; the text says how, and what became of the variables."""
 

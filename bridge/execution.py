@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bridge.journal import Record
 from bridge.messages import Message
-from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
 KEPT_BYTES = 2 * 1024 * 1024
@@ -24,6 +24,8 @@ KEPT_EXECUTIONS = 3
 KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
 PIECE = 64 * 1024
+# A question is read by a person, in a dialog; what is longer than some screens is no question.
+LONGEST_PROMPT = 4000
 
 
 @dataclass
@@ -63,6 +65,9 @@ class _Kept:
             if isinstance(dropped.output, Stream):
                 self.lines_left_out += dropped.output.text.count("\n")
         return note
+
+    def holds(self, display_id: str) -> bool:
+        return any(piece.display_id == display_id for piece in (*self._head, *self._tail))
 
     def update(self, display_id: str, data: DisplayData) -> str | None:
         note = None
@@ -114,9 +119,9 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
     if isinstance(output, Stream) or _size(output) <= limit:
         return output, None
     if isinstance(output, Error):
-        # the end of a traceback says where it happened, and its last line what
-        cut = Error(output.ename, output.evalue[:PIECE], tuple(line[-PIECE:] for line in output.traceback[-20:]))
-        return cut, "The traceback was too large to keep; shown is its end."
+        # the end of a traceback says where it happened, and the start of its last line what
+        lines = tuple(map(_ends, output.traceback[-20:]))
+        return Error(output.ename, _ends(output.evalue), lines), "The traceback was too large; shown is its end."
     data = dict(output.data)
     dropped = []
     for form in sorted(data, key=lambda form: _form_size(data[form]), reverse=True):
@@ -125,7 +130,11 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         dropped.append(f"{form} ({_form_size(data[form]):,} characters)")
         data[form] = data[form][:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
-    return replace(output, data=data), f"Of one output this was too large to keep: {', '.join(dropped)}."
+    return replace(output, data=data), f"Of one output this was too large: {', '.join(dropped)}."
+
+
+def _ends(line: str) -> str:
+    return line if len(line) <= PIECE else f"{line[: PIECE // 2]} … {line[-PIECE // 2 :]}"
 
 
 class Execution:
@@ -143,7 +152,9 @@ class Execution:
         self.code = code
         self._kept = _Kept(keep)
         self._record = record
-        self._raised = False
+        self._failed = False
+        # displays of other cells that this one has changed: no `clear_output` of this cell reaches them
+        self._elsewhere = _Kept(keep // 8)
         self._clear_before_next = False
         self._started = not number
         self._idle = False
@@ -152,6 +163,8 @@ class Execution:
         self._notes: list[str] = []
         self._count: int | None = None
         self._ended_kernel = False
+        self._question: Question | None = None
+        self._raised: Error | None = None
 
     @property
     def started(self) -> bool:
@@ -173,6 +186,11 @@ class Execution:
         """Nothing more is expected: reply and idle came, or it was closed or lost."""
         return self._closed
 
+    @property
+    def question(self) -> Question | None:
+        """What it asks and nobody has answered yet."""
+        return self._question if self.running else None
+
     def feed(self, message: Message) -> None:
         """Take one message that answers this request; of an unknown type it changes nothing."""
         if self._closed:
@@ -184,8 +202,15 @@ class Execution:
         elif message.msg_type == "execute_input":
             self._started = True
             self._count = message.content.get("execution_count")
+        elif message.msg_type == "input_request":
+            self._ask(message)
         else:
             self._output(message)
+
+    def close_question(self, note: str | None = None) -> None:
+        """Ask no longer: it was answered, or given up for the reason that the note tells."""
+        self._question = None
+        self._note(note)
 
     def close(self, note: str | None = None) -> None:
         """Expect nothing more: its idle did not come in time after the reply."""
@@ -201,25 +226,32 @@ class Execution:
 
     def result(self) -> Result:
         """Return what is known now."""
-        ending: Status = self._ending or "running"
+        ending: Status = self._ending or ("asking" if self.question else "running")
         if ending == "running" and not self._started:
             ending = "queued"
+        outputs = (*self._kept.merged(), *self._elsewhere.merged())
+        # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
+        if self._raised and not any(isinstance(each, Error) for each in outputs):
+            outputs = (*outputs, self._raised)
         return Result(
             execution=self.number,
             status=ending,
-            outputs=tuple(self._kept.merged()),
+            outputs=outputs,
             execution_count=self._count,
             notes=tuple(self._notes),
-            left_out=self._kept.left_out,
+            left_out=self._kept.left_out + self._elsewhere.left_out,
             lines_left_out=self._kept.lines_left_out,
             cursor=self._record.cursor if self._record else None,
             ended_kernel=self._ended_kernel,
+            question=self.question,
         )
 
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
             if self._record:
+                if self._raised and not self._failed:
+                    self._record.add(self._raised)
                 self._record.end(self._ending or "ok", self._count)
 
     def _reply(self, content: Any) -> None:
@@ -227,6 +259,8 @@ class Execution:
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
         self._count = content.get("execution_count", self._count)
+        if self._ending == "error" and content.get("ename"):
+            self._raised = Error(str(content["ename"]), str(content.get("evalue", ""))[:PIECE])
         payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         if self._idle or self._ending == "aborted":
@@ -238,9 +272,15 @@ class Execution:
         elif state == "idle":
             self._idle = True
             if not self.number:
-                self._ending = "error" if self._raised else "ok"
+                self._ending = "error" if self._failed else "ok"
             if self.replied:
                 self._close()
+
+    def _ask(self, message: Message) -> None:
+        self._started = True  # stdin may be ahead of iopub
+        if not message.content.get("password"):  # such a question is never asked
+            prompt = str(message.content.get("prompt", ""))[:LONGEST_PROMPT]
+            self._question = Question(str(message.header.get("msg_id", "")), prompt)
 
     def _output(self, message: Message) -> None:
         content, kind = message.content, message.msg_type
@@ -266,7 +306,7 @@ class Execution:
             data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
             self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
         else:
-            self._raised = True
+            self._failed = True
             lines = tuple(str(line) for line in content.get("traceback") or ())
             self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
 
@@ -276,11 +316,19 @@ class Execution:
             self._record.clear()
 
     def _update(self, content: Any) -> None:
-        display_id = _display_id(content)
-        if display_id:
-            self._note(self._kept.update(display_id, _display(content)))
-            if self._record:
-                self._record.update(display_id, _display(content))
+        display_id, display = _display_id(content), _display(content)
+        if display_id is None:
+            return
+        if self._record:
+            self._record.update(display_id, display)
+        if self._kept.holds(display_id):
+            self._note(self._kept.update(display_id, display))
+            return
+        display = replace(display, elsewhere=True)
+        if self._elsewhere.holds(display_id):
+            self._note(self._elsewhere.update(display_id, display))
+        else:
+            self._note(self._elsewhere.add(display, display_id))
 
     def _keep(self, content: Any, output: Output) -> None:
         display_id = _display_id(content)
@@ -364,6 +412,7 @@ class Executions:
             outputs=page.outputs,
             execution_count=now.execution_count if now else cell.count,
             notes=(*(now.notes if now else ()), *([lost] if lost else ())),
+            question=now.question if now else None,
             cursor=page.cursor,
             remaining=page.remaining,
         )

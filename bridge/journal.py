@@ -15,7 +15,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import time
@@ -40,7 +39,7 @@ ROW = 64
 
 log = logging.getLogger(__name__)
 
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
 _SCHEMA = """
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, kernel TEXT, name TEXT, msg_id TEXT, number INTEGER, client TEXT, username TEXT, code BLOB,
@@ -55,7 +54,7 @@ CREATE INDEX endings ON cells (ended);
 """
 # Whole entries fit a page of that size. What a power cut leaves of it matters less than that no write waits for a disk.
 _SETTINGS = """
-PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 4194304; PRAGMA synchronous = OFF;
+PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 64; PRAGMA synchronous = OFF;
 """
 
 
@@ -484,17 +483,17 @@ def _cell(row: Any) -> Cell:
 # -- outputs as bytes
 
 
-def _packed(output: Output) -> tuple[str, bytes, str]:
+def _packed(output: Output) -> tuple[str, bytes, bytes]:
     """Return an output's kind, all of it as bytes, and the text by which it is read."""
     if isinstance(output, Stream):
-        return output.name, _encoded(output.text), output.text
+        body = _encoded(output.text)
+        return output.name, body, body
     if isinstance(output, Error):
         text = "\n".join(output.traceback) or f"{output.ename}: {output.evalue}"
-        return "error", _json([output.ename, output.evalue, list(output.traceback)]), text
+        return "error", _json([output.ename, output.evalue, list(output.traceback)]), _encoded(text)
     kind = "result" if isinstance(output, ExecuteResult) else "display"
     count = output.execution_count if isinstance(output, ExecuteResult) else None
-    text = output.data.get("text/plain", "")
-    return kind, _json([output.data, output.metadata, count]), text if isinstance(text, str) else ""
+    return kind, _json([output.data, output.metadata, count]), _encoded(_plain(output.data))
 
 
 def _is_text_alone(output: Output) -> bool:
@@ -546,9 +545,9 @@ def _pieces(text: str, length: int) -> Iterator[str]:
         start = end
 
 
-def _shown_size(text: str) -> int:
-    """Bytes of the text as it is shown: a control character takes three."""
-    return len(_encoded(text)) + 2 * len(_CONTROL.findall(text))
+def _shown_size(text: bytes) -> int:
+    """Bytes of a text as it is shown: a control character takes three."""
+    return 3 * len(text) - 2 * len(text.translate(None, _CONTROLS))
 
 
 def _encoded(text: str) -> bytes:

@@ -6,7 +6,7 @@ The one rule: nothing above `channels` sees a frame or a signature, nothing belo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Channel = Literal["shell", "control", "stdin", "iopub"]
@@ -28,3 +28,5 @@ class Message:
     parent_username: str
     in_subshell: bool
     """The request ran in a subshell (JEP 91), beside the main one, so it does not keep the kernel busy."""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """The message's own header; an answer to it names this as its parent."""

@@ -25,6 +25,8 @@ class DisplayData:
 
     data: Mapping[str, Any]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: bool = False
+    """It stands where another cell displayed it, and this one has changed it (`update_display_data` message)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,16 @@ class Error:
 
 Output = Stream | DisplayData | ExecuteResult | Error
 
-Status = Literal["ok", "error", "aborted", "queued", "running", "lost"]
+Status = Literal["ok", "error", "aborted", "queued", "running", "asking", "lost"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a running cell asks with `input()` (`input_request` message on the stdin channel)."""
+
+    id: str
+    """The request's own message id: an answer to an earlier question of the same cell is told apart by it."""
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Result:
 
     `status`: `ok` and `error` are the kernel's own words for a finished cell; `aborted` was never run (another
     client's failing cell cleared the queue); `queued` was sent and waits behind someone else's cell; `running` goes on;
-    `lost` ended with its kernel or connection.
+    `asking` stands still until its `question` is answered; `lost` ended with its kernel or connection.
     """
 
     execution: int
@@ -77,3 +88,5 @@ class Result:
     """Of a page of the output: the bytes that are kept beyond it. None where this is its head and tail."""
     ended_kernel: bool = False
     """The cell called `exit` or `quit`, which ends an ipykernel (`ask_exit` payload of `execute_reply`)."""
+    question: Question | None = None
+    """What it waits for an answer to, where its status is `asking`."""

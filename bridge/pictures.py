@@ -1,4 +1,4 @@
-"""Images from a kernel: what kind and how large they are, and SVG drawn as PNG.
+"""Images from a kernel: what kind and how large they are, SVG drawn as PNG, and large ones made smaller.
 
 The one rule: an image is hostile. Its declared type is not believed, nothing outside it is read, and what draws it runs
 in a process of its own with bounded memory and time.
@@ -11,11 +11,14 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 SVG_SIDE = 1600
 """Pixels: models see no more detail than that."""
 SVG_SOURCE = 4 << 20
+_SMALLEST = 200
+"""Pixels: an image that has to be smaller to fit tells nothing."""
 _INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp);base64,")
 _LENGTH = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)(px|pt|pc|mm|cm|in|em|)")
 _UNITS = {"": 1.0, "px": 1.0, "pt": 96 / 72, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "em": 16.0}
@@ -66,29 +69,57 @@ def _webp_size(raw: bytes) -> tuple[int, int]:
     raise ValueError("a damaged WebP")
 
 
-_DRAWING = """
-import contextlib, resource, sys
+_BOUNDED = """
+import base64, contextlib, resource, sys
 for limit, most in ((resource.RLIMIT_AS, 1 << 30), (resource.RLIMIT_CPU, 8), (resource.RLIMIT_CORE, 0)):
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(limit, (most, most))
 import resvg_py
+"""
+_DRAWING = """
 side = int(sys.argv[1]) or None
 svg = sys.stdin.buffer.read().decode()
 sys.stdout.buffer.write(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background="white", dpi=96))
 """
+# resvg looks at the nearest pixels only, so a thin line is lost where more than two or three become one: several steps.
+_SHRINKING = """
+kind, (width, height, side, smallest, most) = sys.argv[1], map(int, sys.argv[2:])
+raw = sys.stdin.buffer.read()
+while len(raw) > most or max(width, height) > side:
+    factor = max(0.4, min(0.9, 0.9 * (most / len(raw)) ** 0.5, side / max(width, height)))
+    width, height = max(1, round(width * factor)), max(1, round(height * factor))
+    if max(width, height) < smallest:
+        sys.exit(1)
+    image = f'<image width="{width}" height="{height}" preserveAspectRatio="none" href="data:{kind};base64,'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{image}'
+    svg += base64.b64encode(raw).decode() + '"/></svg>'
+    raw, kind = bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white")), "image/png"
+sys.stdout.buffer.write(raw)
+"""
 
 
 def draw(svg: str, deadline: float) -> bytes:
-    """An SVG as PNG on white; ValueError says why not.
-
-    In a process of its own with bounded memory and time: a thousand nested groups or one large number in an SVG make
-    resvg abort its process, and that must not be the bridge, which serves other kernels too.
-    """
+    """An SVG as PNG on white; ValueError says why not."""
     harmless, large = _harmless(svg)
+    return _run(_DRAWING, [str(SVG_SIDE if large else 0)], harmless.encode(), deadline)
+
+
+def shrink(raw: bytes, most: int, deadline: float) -> bytes:
+    """An image as a PNG of at most `most` bytes that is no larger than models see; ValueError says why not."""
+    kind, width, height = measure(raw)
+    return _run(_SHRINKING, [kind, *map(str, (width, height, SVG_SIDE, _SMALLEST, most))], raw, deadline)
+
+
+def _run(drawing: str, arguments: Sequence[str], source: bytes, deadline: float) -> bytes:
+    """Run resvg in a process of its own with bounded memory and time.
+
+    A thousand nested groups, one large number in an SVG or a small file of many pixels make it abort, and that must
+    not be the bridge, which serves other kernels too.
+    """
     try:
         drawn = subprocess.run(
-            [sys.executable, "-P", "-c", _DRAWING, str(SVG_SIDE if large else 0)],
-            input=harmless.encode(),
+            [sys.executable, "-P", "-c", _BOUNDED + drawing, *arguments],
+            input=source,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=max(0.0, deadline - time.monotonic()),

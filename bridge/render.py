@@ -3,7 +3,8 @@
 The one rule: this is the only file that knows both vocabularies, `outputs` and MCP, and no result can break the
 protocol: every text encodes to UTF-8, no text or image is larger than the caller allows. What is left out is said.
 
-Drawing an SVG starts a process (see `pictures.draw`), so call this from a worker thread, not from an event loop.
+Drawing an SVG or making an image smaller starts a process (see `pictures`), so call this from a worker thread, not
+from an event loop.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import operator
 import re
 import struct
 import time
@@ -20,7 +22,7 @@ from typing import Any
 
 import mcp.types as T  # noqa: N812
 
-from bridge import outputs, pictures, terminal
+from bridge import charts, outputs, pictures, terminal
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _SVG = "image/svg+xml"
@@ -29,27 +31,55 @@ _MAX_IMAGES = 20
 _MAX_SIDE = 8000
 """Pixels: a model's API refuses larger images, and with them the whole conversation from then on."""
 _SVG_SECONDS = 8.0
-"""All the time that drawing may take in one result."""
+"""All the time that drawing and making smaller may take in one result."""
+_SHRUNK = 32 << 10
+"""Bytes of room: with less no image is worth being made smaller."""
+_HTML_IMAGES = 3
+"""Images taken out of one HTML form; an animation holds hundreds."""
+_TABLE = 1 << 20
+"""Characters of HTML: a larger table is shown as its plain text, which is shorter."""
+_TRACEBACK = 16 << 10
+"""Bytes: a longer one has a huge message or a thousand frames; its start and its end tell all."""
 _PRETTY_JSON = 20_000
 """Characters: indented, deeply nested JSON grows with the square of its depth."""
 
 _JSON = "application/json"
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _RANKED = {"text/markdown", "text/latex", "text/plain", "text/html"}
 
 _PLACEHOLDER = re.compile(r"<[^<>\n]*(?: object| at 0x[0-9a-fA-F]+)\b[^<>\n]*>")
 """`<IPython.core.display.HTML object>`: a text form that says nothing, for objects that have another one."""
 
 
+_HTML_IMAGE = re.compile(r"""=\s*["']data:(image/(?:png|jpeg|gif|webp));base64,([A-Za-z0-9+/=\s\\]++)["']""")
+"""The source of an `<img>`, or a frame of matplotlib's animations, which break their lines with a backslash."""
+_UNMARKED = re.compile(r"""^(  (?:File "|Cell In\[)[^\n]*, line \d[^\n]*\n)    (?=\S)""", re.MULTILINE)
+"""A frame of which only the failing line is shown, as `%xmode Plain` does, and a SyntaxError."""
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """What stands for something that a result cannot hold: an image that does not fit, a chart, a widget.
+
+    Where the whole of it can be read elsewhere, the way to it belongs here.
+    """
+
+    text: str
+
+
 @dataclass(frozen=True)
 class _Image:
-    """A sound image, and the text that stands for it where it does not fit."""
+    """A sound image, and what stands for it where it does not fit."""
 
     data: str
     mime_type: str
-    instead: str
+    width: int
+    height: int
+    about: str
+    instead: _LeftOut
 
 
-_Part = str | _Image
+_Part = str | _Image | _LeftOut
 
 
 def to_tool_result(
@@ -59,9 +89,10 @@ def to_tool_result(
 
     Order: `notices` (the kernel's state), outputs, notes, and what goes on where the cell did not finish. All text
     together is at most `max_output` bytes of UTF-8 and loses its middle first; text and images (as base64) together
-    are at most `max_result` bytes, and images that do not fit become a line of text.
+    are at most `max_result` bytes; images that do not fit are made smaller, or become a line of text.
     """
-    shown = list(_outputs(result.outputs, time.monotonic() + _SVG_SECONDS))
+    deadline = time.monotonic() + _SVG_SECONDS
+    shown = list(_outputs(result.outputs, deadline))
     if not shown and result.status in {"ok", "error"}:
         shown = ["[no output]"]
     closing = list(_closing(result, kernel))
@@ -74,7 +105,7 @@ def to_tool_result(
     elif result.left_out:
         closing.append(f"Left out here are {result.left_out} bytes in the middle of its output.")
     parts = [*map(terminal.shown, notices), *shown, *map(terminal.shown, closing)]
-    content = list(_fit(parts, max_output, max_result, missing))
+    content = list(_fit(parts, max_output, max_result, missing, deadline))
     return T.CallToolResult(content=content, is_error=result.status in {"error", "lost"})
 
 
@@ -89,6 +120,12 @@ def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:
     match result.status:
         case "running":
             yield f"Still running: execution {result.execution} in kernel {kernel}. {read_on}"
+        case "asking":
+            prompt = result.question.prompt.strip() if result.question else ""
+            yield (
+                f"Waiting for input: `{prompt}`, asked by execution {result.execution}. Kernel {kernel} stands still "
+                f"until send_input(text=…, execution={result.execution}) answers; ask the user what is theirs to say."
+            )
         case "queued":
             yield (f"Sent as execution {result.execution}, but not begun yet; it cannot be withdrawn. {read_on}")
         case "aborted":
@@ -105,23 +142,26 @@ def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:
 
 def _size(parts: Sequence[_Part]) -> int:
     """Bytes of the parts as text."""
-    return sum(len((part if isinstance(part, str) else part.instead).encode("utf-8", "replace")) + 1 for part in parts)
+    return sum(len(_words(part).encode("utf-8", "replace")) + 1 for part in parts)
 
 
 def _fit(
-    parts: Sequence[_Part], max_output: int, max_result: int, missing: tuple[int, int]
+    parts: Sequence[_Part], max_output: int, max_result: int, missing: tuple[int, int], deadline: float
 ) -> Iterator[T.ContentBlock]:
     """The parts as content within both budgets; neighbouring texts become one block."""
     max_output = min(max_output, max_result)
     room, free = max_result - min(max_output, _size(parts)), _MAX_IMAGES
-    fitting: list[_Part] = []
+    fitting: list[str | _Image] = []
     for part in parts:
-        if isinstance(part, _Image) and free and len(part.data) <= room:
-            fitting.append(part)
-            room, free = room - len(part.data), free - 1
-        else:
-            fitting.append(part if isinstance(part, str) else part.instead)
-    blocks: list[_Part] = []
+        image = _fitting(part, room, deadline) if isinstance(part, _Image) and free else None
+        if image is None:
+            fitting.append(_words(part))
+            continue
+        if image is not part:
+            fitting.append(f"[{image.about}]")
+        fitting.append(image)
+        room, free = room - len(image.data), free - 1
+    blocks: list[str | _Image] = []
     for is_image, group in itertools.groupby(fitting, lambda part: isinstance(part, _Image)):
         several = list(group)
         blocks.extend(several if is_image else ["\n".join(map(str, several))])
@@ -132,6 +172,26 @@ def _fit(
             yield T.ImageContent(data=block.data, mime_type=block.mime_type)
         if text:
             yield T.TextContent(text=text)
+
+
+def _words(part: _Part) -> str:
+    left_out = part.instead if isinstance(part, _Image) else part
+    return left_out.text if isinstance(left_out, _LeftOut) else left_out
+
+
+def _fitting(image: _Image, room: int, deadline: float) -> _Image | None:
+    """The image itself, or one made smaller in half of the room, so that the next ones have some too."""
+    if len(image.data) <= room and max(image.width, image.height) <= _MAX_SIDE:
+        return image
+    if room < _SHRUNK:
+        return None
+    try:
+        raw = pictures.shrink(base64.b64decode(image.data), room // 2 // 4 * 3, deadline)
+        mime_type, width, height = pictures.measure(raw)
+    except (ValueError, struct.error, IndexError):
+        return None
+    about = f"{image.about}: scaled to {width}x{height}"
+    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, image.instead)
 
 
 def _outputs(found: Sequence[outputs.Output], deadline: float) -> Iterator[_Part]:
@@ -167,45 +227,86 @@ def _forms(group: Sequence[outputs.Output], deadline: float) -> Iterator[_Part]:
         yield written.rstrip("\n")
     for output in group:
         if isinstance(output, outputs.Error):
-            text = "\n".join(output.traceback) or ": ".join(filter(None, (output.ename, output.evalue)))
-            yield terminal.shown(text)
+            yield _error(output)
         elif not isinstance(output, outputs.Stream):
+            if isinstance(output, outputs.DisplayData) and output.elsewhere:
+                yield "[what an earlier cell displayed was changed, it shows now:]"
             yield from _bundle(output.data, deadline)
 
 
+def _error(error: outputs.Error) -> str:
+    text = "\n".join(_frames(error.traceback)) or ": ".join(filter(None, (error.ename, error.evalue)))
+    (text,) = terminal.cut([terminal.shown(text)], _TRACEBACK)
+    return _UNMARKED.sub(r"\1--> ", text)
+
+
+def _frames(traceback: Sequence[str]) -> Iterator[str]:
+    """A traceback without the frames that stand in it already, where a recursion made many of them."""
+    first = {frame: number for number, frame in reversed([*enumerate(traceback)])}
+    known = [("\n" in frame and first[frame] < number, frame) for number, frame in enumerate(traceback)]
+    for is_known, group in itertools.groupby(known, operator.itemgetter(0)):
+        frames = [frame for _, frame in group]
+        yield from [f"[… {len(frames)} frames like those above …]\n"] if is_known and len(frames) > 3 else frames
+
+
 def _bundle(data: Mapping[str, Any], deadline: float) -> Iterator[_Part]:
-    """The best form for a model of one object: an image, else the most readable text."""
-    text = terminal.shown(_text(data))
+    """The best form for a model of one object: an image, else what a chart holds, else the most readable text."""
+    text = terminal.shown(_readable(data))
     for mime_type in (*_IMAGES, _SVG):
         if mime_type in data:
             image = _image(mime_type, _string(data[mime_type]), text, deadline)
             yield image if isinstance(image, _Image) else terminal.shown(image)
             if isinstance(image, _Image):
                 return
+    chart = charts.told(data)
+    if chart:
+        yield _LeftOut(terminal.shown(chart))
+        return
+    unshown = [name for name in data if not name.startswith("text/") and name not in {*_IMAGES, _SVG, _JSON}]
+    if _WIDGET in data:
+        yield _LeftOut("[a widget, alive only in a notebook; when it was displayed it was:]")
+    elif unshown:
+        yield _LeftOut(terminal.shown(f"[{', '.join(unshown)}: can only be shown in a notebook]"))
     if text:
         yield text
+    for found in itertools.islice(_HTML_IMAGE.finditer(_string(data.get("text/html"))), _HTML_IMAGES):
+        image = _image(found[1], found[2].replace("\\", ""), "", deadline)
+        yield image if isinstance(image, _Image) else terminal.shown(image)
 
 
-def _text(data: Mapping[str, Any]) -> str:
-    """The most readable text form, after a line for the forms that only a notebook can show; may be empty."""
-    unshown = [name for name in data if not name.startswith("text/") and name not in {*_IMAGES, _SVG, _JSON}]
-    line = f"[{', '.join(unshown)}: can only be shown in a notebook]" if unshown else ""
-    return "\n".join(filter(None, (line, next(filter(None, _readable(data)), ""))))
+def _readable(data: Mapping[str, Any]) -> str:
+    return next(filter(None, _forms_of_text(data)), "")
 
 
-def _readable(data: Mapping[str, Any]) -> Iterator[str]:
+def _forms_of_text(data: Mapping[str, Any]) -> Iterator[str]:
     """The text forms of one object, best first; some may be empty."""
-    plain = _string(data.get("text/plain"))
+    plain, latex, source = (_string(data.get(name)) for name in ("text/plain", "text/latex", "text/html"))
     yield _string(data.get("text/markdown"))
-    yield _string(data.get("text/latex"))
+    # A formula; other LaTeX, of tables or of code with colours, is harder to read than the plain text.
+    yield latex if latex.startswith("$") else ""
+    yield _table(source, plain) if "<table" in source and len(source) <= _TABLE else ""
     if not _PLACEHOLDER.fullmatch(plain.strip()):
         yield plain
     if _JSON in data:
         yield _pretty(data[_JSON])
-    yield terminal.read_html(_string(data.get("text/html")))
+    yield terminal.read_html(source)
+    yield latex
     yield from (_string(data[name]) for name in data if name.startswith("text/") and name not in _RANKED)
-    # Better than nothing, but not than the line that tells why an image is missing.
-    yield "" if any(name.startswith("image/") for name in data) else plain
+    # Better than nothing, but not than the line that tells of a form that is not shown.
+    yield "" if any(not name.startswith("text/") for name in data) else plain
+
+
+def _table(source: str, plain: str) -> str:
+    """An HTML table as Markdown where the plain text is worse; empty where it is not, or the HTML is more than a table.
+
+    pandas breaks a wide table into blocks of columns, with a backslash in the first line; others draw lines around
+    cells, or leave out columns that are in the HTML.
+    """
+    lines = terminal.read_html(source).split("\n")
+    rows = sum(line.startswith("| ") for line in lines)
+    markdown = "\n".join(lines) if len(lines) - rows <= 2 < rows else ""
+    broken = plain.partition("\n")[0].rstrip().endswith("\\")
+    return markdown if broken or len(markdown.encode()) < len(terminal.shown(plain).encode()) else ""
 
 
 def _string(content: object) -> str:
@@ -235,7 +336,6 @@ def _image(mime_type: str, content: str, text: str, deadline: float) -> _Image |
     except (ValueError, struct.error, IndexError) as problem:
         return f"[{mime_type}, {len(content)} bytes as text: cannot be shown: {problem}]"
     about = f"{mime_type}, {width}x{height} pixels, {len(raw)} bytes"
-    if max(width, height) > _MAX_SIDE:
-        return f"[{about}: left out, a side is longer than {_MAX_SIDE} pixels]"
-    instead = f"[{about}: left out, it does not fit into one result; make it smaller or save it to a file]"
-    return _Image(base64.b64encode(raw).decode(), mime_type, "\n".join(filter(None, (instead, text))))
+    instead = f"[{about}: left out, it is too large for one result; make it smaller or save it to a file]"
+    left_out = _LeftOut("\n".join(filter(None, (instead, text))))
+    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, left_out)

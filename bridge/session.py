@@ -10,6 +10,7 @@ What a shared kernel demands of it (the numbers are those of the design's "Rules
 3. Only our own running cell is ever interrupted.
 4. `stop_on_error` is always false; where someone else's failing cell aborted ours, it is sent again.
 8. `timeout` ends the waiting, not the cell. A cancel before it interrupts our cell.
+10. While our cell asks with `input()`, the kernel stands still for everyone: so a question has an end, in any case.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -26,7 +27,16 @@ import anyio
 
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
+from bridge.errors import (
+    KernelBusy,
+    KernelDied,
+    KernelError,
+    KernelNotResponding,
+    NoAnswer,
+    NoSuchKernel,
+    NotOurs,
+    UsageError,
+)
 from bridge.execution import Execution, Executions
 from bridge.journal import Book, Record
 from bridge.messages import Message
@@ -48,12 +58,25 @@ JUST_BEGUN = 0.5
 INTERRUPT_REPLY = 1.0
 # What others' cells print is read from the journal alone.
 FOREIGN_KEPT = 1024
+# Time to see a question, to think and to look something up; but the kernel stands still, and others wait for it. Less
+# than the ten minutes for which the MCP SDK takes the answer.
+PATIENCE = 300.0
+# What was printed before a question is on its way on another socket, milliseconds behind it.
+OUTPUT_GRACE = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
 
 log = logging.getLogger(__name__)
 
+NEVER_ASKED = (
+    "The cell asked for a password, which is never asked through an agent, so it was interrupted; the user can run it "
+    "in a client of their own."
+)
+
 OnMessage = Callable[[Message], None]
+Ask = Callable[[str], Awaitable[str | None]]
+"""Puts a cell's question to whoever can answer and returns the answer. None: ask the caller, by the result. Raises
+`NoAnswer` where there will be none. Cancelled where the question ends otherwise."""
 
 
 @dataclass
@@ -73,6 +96,16 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """The one question that is open: of our cells only one runs at a time."""
+
+    execution: Execution
+    header: Mapping[str, Any]
+    patience: asyncio.TimerHandle
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
 class SessionState:
     """What a session knows at one moment."""
 
@@ -89,13 +122,15 @@ class KernelSession:
         channels: Channels,
         explain: Callable[[], Awaitable[str]],
         executions: Executions,
-        book: Book | None = None,
-        on_activity: Callable[[], None] | None = None,
+        book: Book | None,
+        on_activity: Callable[[], None] | None,
+        patience: float,
     ) -> None:
         self._channels = channels
         self._explain = explain
         self._book = book
         self._on_activity = on_activity or (lambda: None)
+        self._patience = patience
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
         # also those that keep nobody waiting: in subshells, or begun before this connection
@@ -108,6 +143,10 @@ class KernelSession:
         self._unwanted: set[str] = set()
         # of those that have not ended yet
         self._finished: dict[str, asyncio.Event] = {}
+        # set while there is something to tell: it asks, or has ended
+        self._news: dict[str, asyncio.Event] = {}
+        self._asked: _Asked | None = None
+        self._fences: dict[str, asyncio.Event] = {}
         self._replies: dict[str, asyncio.Future[Message | None]] = {}
         self._subshell: str | None = None
         self._looking = asyncio.Lock()
@@ -151,7 +190,7 @@ class KernelSession:
         """Return what is known now, without asking the kernel."""
         if self.lost:
             return SessionState("lost", ())
-        ours = [f"execution {each.number} of this bridge" for each in [self._current] if each and not each.done]
+        ours = [_described(each) for each in [self._current] if each and not each.done]
         running = (*ours, *map(str, self._foreign.values()))
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
 
@@ -167,42 +206,43 @@ class KernelSession:
 
     # -- executing
 
-    async def execute(self, code: str, *, timeout: float | None, on_message: OnMessage | None = None) -> Result:
+    async def execute(
+        self, code: str, *, timeout: float | None, on_message: OnMessage | None = None, ask: Ask | None = None
+    ) -> Result:
         """Run a cell in turn and return its result, or how far it is after `timeout` seconds.
 
-        A result whose status is `running` or `queued` goes on; `read` tells more. `on_message` sees each message of
-        the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and nothing was executed then;
-        `KernelDied` where the session was over before the cell was sent, `KernelNotResponding` where it could not be
-        sent, `UsageError` for code that no message can carry. A cancelled call interrupts its cell.
+        A result whose status is `running` or `queued` goes on; `read` tells more. Without `ask`, a result comes as soon
+        as the cell asks for input, and `answer` goes on; the time in which `ask` is asked does not count. `on_message`
+        sees each message of the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and
+        nothing was executed then; `KernelDied` where the session was over before the cell was sent,
+        `KernelNotResponding` where it could not be sent, `UsageError` for code that no message can carry. A cancelled
+        call interrupts its cell.
         """
-        try:
-            code.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"The code holds half a surrogate pair (\\u{ord(code[error.start]):04x}), which no message can carry. "
-                "Nothing was executed; write the whole character, or an escape in a string."
-            ) from None
+        _require_whole_characters(code, "The code", "Nothing was executed")
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         for _ in range(RESENDS):
             execution = await self._send_in_turn(code, deadline, on_message)
-            await self._wait(execution, deadline)
+            await self._wait(execution, timeout, deadline, ask)
             if execution.result().status != "aborted":
                 break
         return self._told(execution)
 
-    async def read(self, number: int, *, wait: float) -> Result:
-        """Return how far an execution is, after waiting at most `wait` seconds for its end.
+    async def read(self, number: int, *, wait: float, ask: Ask | None = None) -> Result:
+        """Return how far an execution is, after waiting at most `wait` seconds for its end or its next question.
 
-        Raises `NoSuchKernel` for one that is not kept in memory: `executions` may tell what the journal has of it.
+        Raises `NoSuchKernel` for one that is not kept in memory, of which `executions` may tell what the journal has.
+        `ask` as in `execute`.
         """
+        execution = self._kept(number)
+        await self._follow(execution, wait, asyncio.get_running_loop().time() + wait, ask)
+        return self._told(execution)
+
+    def _kept(self, number: int) -> Execution:
         execution = self.executions.get(number)
         if execution is None:
             raise NoSuchKernel(f"Execution {number} is not kept for this kernel.")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                await self._end_of(execution)
-        return self._told(execution)
+        return execution
 
     async def interrupt(self) -> Result:
         """Interrupt our own running cell and return its result; raises `NotOurs` where there is none to interrupt."""
@@ -254,8 +294,10 @@ class KernelSession:
         return self._lost.is_set()
 
     async def close(self) -> None:
-        """Leave the kernel: what runs in it goes on, nothing is sent."""
+        """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it."""
         if self._losing is None:
+            if self._asked is not None:
+                await self._give_up(self._asked, "The bridge left the kernel, so the cell that asked was interrupted.")
             await self._leave_subshell()
             self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
         await self._losing
@@ -263,6 +305,114 @@ class KernelSession:
             task.cancel()
         await asyncio.gather(*self._sends, return_exceptions=True)
         await self._channels.close()
+
+    # -- answering
+
+    async def answer(
+        self,
+        text: str,
+        *,
+        number: int | None = None,
+        question: str | None = None,
+        wait: float,
+        on_message: OnMessage | None = None,
+    ) -> Result:
+        """Answer what a cell of ours asks and return how far it is at its end, its next question or after `wait` s.
+
+        `number` is the execution's, left out: the one that asks; `question` the id of the question that is meant, left
+        out: the one that is open. `on_message` takes the place of the one that `execute` was given. Raises `UsageError`
+        where this is not asked (any more), and nothing is sent then. A cancelled call interrupts its cell.
+        """
+        _require_whole_characters(text, "The answer", "Nothing was sent")
+        asked = self._open_question(number, question)
+        if on_message:
+            self._listeners[asked.execution.msg_id] = on_message
+        await self._send_answer(asked, text)
+        await self._wait(asked.execution, wait, asyncio.get_running_loop().time() + wait, None)
+        return self._told(asked.execution)
+
+    async def decline(self, sentence: str, *, number: int, question: str) -> Result:
+        """Interrupt our cell instead of an answer, for the reason in the sentence, and return what became of it.
+
+        Raises as `answer`.
+        """
+        asked = self._open_question(number, question)
+        await self._give_up(asked, sentence)
+        return await self.read(number, wait=INTERRUPT_WAIT)
+
+    def _open_question(self, number: int | None, question: str | None) -> _Asked:
+        asked = self._asked
+        if number is not None:
+            execution = self._kept(number)
+        elif asked is not None:
+            execution = asked.execution
+        else:
+            raise UsageError("No cell that was started through this bridge asks for input, so nothing was sent.")
+        asks = execution.question
+        if asked is not None and asked.execution is execution and asks is not None and question in (None, asks.id):
+            return asked
+        told = f"does not ask {'that any more' if question else 'for anything'}"
+        raise UsageError(
+            f"Execution {execution.number} {told}; its status is {execution.result().status}. Nothing was sent, and no "
+            f"code was run; get_execution(execution={execution.number}) tells how far it is."
+        )
+
+    async def _send_answer(self, asked: _Asked, text: str) -> None:
+        # first, so that of two answers at the same time only one is sent: the other would answer the next question
+        self._close_question()
+        message = self._channels.new_message("input_reply", {"value": text}, asked.header)
+        with anyio.CancelScope(shield=True):
+            await self._channels.send_message("stdin", message)
+
+    async def _give_up(self, asked: _Asked, sentence: str) -> None:
+        self._close_question(sentence)
+        if self._is_running(asked.execution):
+            # in the background: a caller that leaves now must not leave the kernel standing still
+            await asyncio.shield(self._in_background(self._interrupt_if_there()))
+
+    async def _interrupt_if_there(self) -> None:
+        with contextlib.suppress(KernelDied, KernelNotResponding):
+            await self._send_interrupt()
+
+    def _close_question(self, sentence: str | None = None) -> None:
+        if self._asked is not None:
+            self._asked.execution.close_question(sentence)
+            self._end_asking()
+
+    def _end_asking(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        asked.patience.cancel()
+        asked.over.set()
+        news = self._news.get(asked.execution.msg_id)
+        if news is not None:
+            news.clear()
+
+    async def _put(self, asked: _Asked, ask: Ask) -> bool:
+        """Have a question answered by `ask`; False where the caller is to be asked. Holds no lock: it takes minutes."""
+        question = asked.execution.question
+        if question is None:
+            return True
+        answering = asyncio.ensure_future(ask(question.prompt))
+        over = asyncio.ensure_future(asked.over.wait())
+        try:
+            await asyncio.wait({answering, over}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.over.is_set():
+                return True
+            answer = answering.result()
+            if answer is not None:
+                _require_whole_characters(answer, "The answer", "Nothing was sent")
+                await self._send_answer(asked, answer)
+        except NoAnswer as error:
+            await self._give_up(asked, str(error))
+            return True
+        else:
+            return answer is not None
+        finally:
+            for task in (answering, over):
+                task.cancel()
+            await asyncio.gather(answering, over, return_exceptions=True)
 
     # -- looking
 
@@ -278,7 +428,8 @@ class KernelSession:
             "silent": True,
             "store_history": False,
             "user_expressions": {"look": expression},
-            "allow_stdin": False,
+            # it asks nothing; but the kernel has one switch for all that run, and a cell beside it may ask
+            "allow_stdin": True,
             "stop_on_error": False,
         }
         try:
@@ -362,7 +513,7 @@ class KernelSession:
                 "silent": False,
                 "store_history": True,
                 "user_expressions": {},
-                "allow_stdin": False,
+                "allow_stdin": True,
                 "stop_on_error": False,
             },
         )
@@ -372,6 +523,7 @@ class KernelSession:
             msg_id, code, lambda number: self._recorded(msg_id, code, self._channels.session, username, number)
         )
         self._finished[msg_id] = asyncio.Event()
+        self._news[msg_id] = asyncio.Event()
         if on_message:
             self._listeners[msg_id] = on_message
         try:
@@ -393,7 +545,7 @@ class KernelSession:
     def _forget(self, execution: Execution) -> None:
         self._current = None
         self.executions.forget(execution)
-        for table in (self._finished, self._listeners):
+        for table in (self._finished, self._news, self._listeners):
             table.pop(execution.msg_id, None)
 
     async def _end_of(self, execution: Execution) -> None:
@@ -401,12 +553,24 @@ class KernelSession:
         if finished is not None:
             await finished.wait()
 
-    async def _wait(self, execution: Execution, deadline: float | None) -> None:
+    async def _follow(
+        self, execution: Execution, timeout: float | None, deadline: float | None, ask: Ask | None
+    ) -> None:
+        """Return when a cell has ended or asks its caller, at the latest at `deadline`; anew after each question."""
+        news = self._news.get(execution.msg_id)
+        while news is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    while not news.is_set():
+                        await news.wait()
+            asked = self._asked if execution.question is not None else None
+            if asked is None or ask is None or not await self._put(asked, ask):
+                return
+            deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+
+    async def _wait(self, execution: Execution, timeout: float | None, deadline: float | None, ask: Ask | None) -> None:
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._end_of(execution)
-        except TimeoutError:
-            return
+            await self._follow(execution, timeout, deadline, ask)
         except asyncio.CancelledError:
             # whoever has cancelled is told no more of it, also while the cell is being taken back
             self._listeners.pop(execution.msg_id, None)
@@ -435,6 +599,7 @@ class KernelSession:
             await self._send_interrupt()
 
     async def _send_interrupt(self) -> None:
+        self._close_question()
         answered = await self._ask("control", "interrupt_request", {})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTERRUPT_REPLY):
@@ -492,10 +657,7 @@ class KernelSession:
             return
         execution = self.executions.of(message.parent_id)
         if execution is None:
-            if message.channel != "iopub":
-                answered = self._replies.pop(message.parent_id, None)
-                if answered is not None:
-                    answered.set_result(message)
+            self._answer_came(message)
             return
         execution.feed(message)
         if execution.running:
@@ -503,6 +665,8 @@ class KernelSession:
         listener = self._listeners.get(message.parent_id)
         if listener:
             self._tell(listener, message)
+        if message.msg_type == "input_request" and execution.running:
+            self._question_came(execution, message)
         if message.msg_type == "execute_reply" and not execution.done:
             loop = asyncio.get_running_loop()
             self._graces[execution.msg_id] = loop.call_later(IDLE_GRACE, self._idle_never_came, execution)
@@ -511,6 +675,49 @@ class KernelSession:
             asyncio.get_running_loop().call_later(UNWANTED_GRACE, self._take_back, execution)
         if execution.done:
             self._settle(execution)
+
+    def _question_came(self, execution: Execution, message: Message) -> None:
+        self._end_asking()  # of the question before, which another client has answered
+        patience = asyncio.get_running_loop().call_later(self._patience, self._nobody_answered)
+        asked = self._asked = _Asked(execution, message.header, patience)
+        if execution.question is None:
+            self._in_background(self._give_up(asked, NEVER_ASKED))
+        elif not self._fences:  # code can send any number of questions at once
+            self._in_background(self._tell_question())
+
+    async def _tell_question(self) -> None:
+        """Tell the caller of a question, once what the cell has printed before it is here."""
+        # the kernel publishes the status of this request behind the cell's output
+        message = self._channels.new_message("kernel_info_request", {})
+        fence = self._fences[str(message["header"]["msg_id"])] = asyncio.Event()
+        with contextlib.suppress(TimeoutError, KernelNotResponding):
+            async with asyncio.timeout(OUTPUT_GRACE):
+                await self._channels.send_message("control", message)
+                await fence.wait()
+        self._fences.pop(str(message["header"]["msg_id"]), None)
+        execution = self._asked.execution if self._asked else None
+        news = self._news.get(execution.msg_id) if execution and execution.question else None
+        if news is not None:
+            news.set()
+
+    def _answer_came(self, message: Message) -> None:
+        """Take what came for a request of ours that is no cell."""
+        if message.channel == "iopub":
+            fence = self._fences.get(message.parent_id)
+            if fence is not None:
+                fence.set()
+            return
+        answered = self._replies.pop(message.parent_id, None)
+        if answered is not None:
+            answered.set_result(message)
+
+    def _nobody_answered(self) -> None:
+        if self._asked is not None:
+            sentence = (
+                f"Nobody answered within {self._patience:g} s, so the cell was interrupted: while it asks, the kernel "
+                "stands still for everyone who shares it."
+            )
+            self._in_background(self._give_up(self._asked, sentence))
 
     def _tell(self, listener: OnMessage, message: Message) -> None:
         try:
@@ -579,12 +786,15 @@ class KernelSession:
     def _settle(self, execution: Execution) -> None:
         self._listeners.pop(execution.msg_id, None)
         self._begun.pop(execution.msg_id, None)
+        if self._asked is not None and self._asked.execution is execution:
+            self._close_question()
         grace = self._graces.pop(execution.msg_id, None)
         if grace is not None:
             grace.cancel()
-        finished = self._finished.pop(execution.msg_id, None)
-        if finished is not None:
-            finished.set()
+        for table in (self._finished, self._news):
+            ended = table.pop(execution.msg_id, None)
+            if ended is not None:
+                ended.set()
 
     def _in_background(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)
@@ -630,6 +840,7 @@ async def open_session(
     executions: Executions | None = None,
     book: Book | None = None,
     on_activity: Callable[[], None] | None = None,
+    patience: float = PATIENCE,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
@@ -637,7 +848,24 @@ async def open_session(
     `book` is where all cells are kept that are seen from now on; `on_activity` is called when one of someone else's
     begins or ends.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
-    in `channels.open_channels`, whose `KernelNotResponding` is raised.
+    in `channels.open_channels`, whose `KernelNotResponding` is raised. After `patience` seconds without an answer a
+    cell of ours that asks is interrupted.
     """
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, executions or Executions(), book, on_activity)
+    return KernelSession(channels, explain, executions or Executions(), book, on_activity, patience)
+
+
+def _described(execution: Execution) -> str:
+    question = execution.question
+    asks = f", which asks `{question.prompt[:80].strip()}` (send_input answers)" if question else ""
+    return f"execution {execution.number} of this bridge{asks}"
+
+
+def _require_whole_characters(text: str, what: str, nothing: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{what} holds half a surrogate pair (\\u{ord(text[error.start]):04x}), which no message can carry. "
+            f"{nothing}; write the whole character, or an escape in a string."
+        ) from None

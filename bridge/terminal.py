@@ -132,19 +132,22 @@ class _Screen:
 
 
 # A `>` may stand in a quoted value; at a `<` all alternatives stop, which is what keeps time linear.
-_TAG = re.compile(r"""<(/?)([a-zA-Z][a-zA-Z0-9]*)(?:(?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*>)|<[!?/][^<>]*>""")
+_TAG = re.compile(r"""<(/?)([a-zA-Z][a-zA-Z0-9]*)((?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*>)|<[!?/][^<>]*>""")
+_ATTRIBUTE = re.compile(r"""\b(alt|title|src|colspan|rowspan)=(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
 _UNSEEN = frozenset({"script", "style", "template", "title", "noscript"})
+_MEDIA = {"img": "image", "audio": "audio", "video": "video", "iframe": "frame", "canvas": "drawing"}
+"""What is seen but has no text, and the word for it; what stands inside is for browsers that cannot show it."""
 _BLOCK = re.compile(
-    "address|article|aside|blockquote|br|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|header|hr|li|"
-    "main|nav|ol|option|p|pre|section|summary|table|tbody|td|tfoot|th|thead|tr|ul"
+    "address|article|aside|blockquote|br|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|"
+    "header|hr|li|main|nav|ol|option|p|pre|section|summary|table|tbody|td|tfoot|th|thead|tr|ul"
 )
 
 
 def read_html(source: str) -> str:
     """The text of an HTML fragment: a line for each block, a Markdown row for each table row, without scripts."""
-    first, *others = source.split("<!--")
+    first, *others = _SURROGATE.sub("\ufffd", source).split("<!--")
     source = first + "".join(piece.partition("-->")[2] for piece in others)
-    page = _Page()
+    page = _Page(len(source))
     unseen, end = "", 0
     for tag in _TAG.finditer(source):
         if not unseen:
@@ -155,21 +158,40 @@ def read_html(source: str) -> str:
             unseen = "" if closing and name == unseen else unseen
         elif name in _UNSEEN:
             unseen = "" if closing else name
+        elif name in _MEDIA and not closing:
+            page.write(_medium(_MEDIA[name], _attributes(tag[3])))
+            unseen = "" if name == "img" else name
         elif _BLOCK.fullmatch(name):
-            page.tag(name, closing=closing)
+            page.tag(name, _attributes(tag[3]) if name in {"td", "th"} else {}, closing=closing)
     if not unseen:
         page.write(source[end:])
     return page.text()
 
 
+def _attributes(source: str) -> dict[str, str]:
+    return {found[1]: found[2] or found[3] or found[4] or "" for found in _ATTRIBUTE.finditer(source)}
+
+
+def _medium(kind: str, attributes: dict[str, str]) -> str:
+    source = attributes.get("src", "")
+    about = attributes.get("alt") or attributes.get("title") or ("" if source.startswith("data:") else source)
+    return f" [{kind}: {about[:200]}] " if about else f" [{kind}] "
+
+
 class _Page:
     """The lines that tags have ended, and the cells of the table row that is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self._lines: list[str] = []
         self._words: list[str] = []
         self._cells: list[str] | None = None
         self._in_cell = False
+        self._span = (1, 1)
+        self._below: dict[int, tuple[str, int]] = {}
+        """Cells that reach down into the next rows: by column, the text and the number of rows."""
+        self._copies = size
+        """Characters that cells over several columns or rows may still cost: a short tag must not buy a thousand."""
+        self._nested = 0
         self._rows = 0
         self._verbatim = False
 
@@ -180,14 +202,21 @@ class _Page:
         except ValueError:
             self._words.append(text)
 
-    def tag(self, name: str, *, closing: bool) -> None:
-        if name in {"td", "th"}:
+    def tag(self, name: str, attributes: dict[str, str], *, closing: bool) -> None:
+        if self._nested or (self._in_cell and name == "table" and not closing):
+            self._words.append(" ")  # a table within a cell is text of the cell
+            if name == "table":
+                self._nested += -1 if closing else 1
+        elif name in {"td", "th"}:
             self._end_text()
             self._in_cell = not closing
+            self._span = _span(attributes.get("colspan")), _span(attributes.get("rowspan"))
             self._cells = self._cells if self._cells is not None else []
         elif name in {"tr", "table", "thead", "tbody", "tfoot"}:
             self._end_row()
             self._rows = 0 if name == "table" else self._rows
+            if name != "tr":
+                self._below.clear()
         elif self._in_cell:
             self._words.append(" ")
         else:
@@ -203,21 +232,52 @@ class _Page:
 
     def _end_text(self) -> None:
         text = "".join(self._words)
-        text = text.strip("\n") if self._verbatim else " ".join(text.split())
+        text = text.strip("\n") if self._verbatim and not self._in_cell else " ".join(text.split())
         self._words = []
         if self._in_cell and self._cells is not None:
-            self._cells.append(text.replace("|", "\\|"))
+            self._end_cell(self._cells, text.replace("|", "\\|"))
         elif text:
             self._lines.append(text)
+
+    def _end_cell(self, cells: list[str], text: str) -> None:
+        """Put a cell into each column that it covers, now and in the rows below: a reader sees which it belongs to."""
+        columns, rows = self._span
+        for column in range(columns):
+            self._fill(cells)
+            if column and not self._afford(text):
+                return
+            cells.append(text)
+            if rows > 1:
+                self._below[len(cells) - 1] = text, rows - 1
+
+    def _fill(self, cells: list[str]) -> None:
+        """Put what reaches down from the rows above into the next columns."""
+        while (column := len(cells)) in self._below:
+            text, rows = self._below.pop(column)
+            if not self._afford(text):
+                self._below.clear()
+                return
+            cells.append(text)
+            if rows > 1:
+                self._below[column] = text, rows - 1
+
+    def _afford(self, text: str) -> bool:
+        self._copies -= len(text) + 3
+        return self._copies >= 0
 
     def _end_row(self) -> None:
         self._end_text()
         if self._cells:
+            self._fill(self._cells)
             self._lines.append(_row(self._cells))
             if self._rows == 0:
                 self._lines.append(_row(["---"] * len(self._cells)))
             self._rows += 1
         self._cells, self._in_cell = None, False
+
+
+def _span(number: str | None) -> int:
+    return int(number) if number and re.fullmatch("[1-9][0-9]{0,2}", number) else 1
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import IO
 import click
 
 from bridge.cli import engine_option, policy_option, say
+from bridge.cli.answers import Answers
 from bridge.cli.completion import kernel_names
 from bridge.cli.interruption import complete
 from bridge.cli.kernels import open_kernels
@@ -40,7 +41,8 @@ def run(
 ) -> int:
     """Run code in the kernel NAME: a sandbox, or a host kernel by its file, id or notebook. FILE may be `-`.
 
-    Exit code 0, or 1 if the code raised. Ctrl-C interrupts the cell.
+    Exit code 0, or 1 if the code raised. Ctrl-C interrupts the cell. What it asks with input() is answered from
+    standard input.
 
     Example: kernel-bridge run analysis -c 'print(6 * 7)'
     """
@@ -71,7 +73,9 @@ async def _execute(kernels: Kernels, name: str, code: str, timeout: float | None
             work.cancel()
 
     # a cancelled execution interrupts its own cell, so Ctrl-C reaches the code and not only this program
-    work = asyncio.ensure_future(kernels.execute(code, name=status.name, timeout=timeout, on_message=show))
+    work = asyncio.ensure_future(
+        kernels.execute(code, name=status.name, timeout=timeout, on_message=show, ask=Answers())
+    )
     try:
         return await work
     except asyncio.CancelledError:

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -42,7 +43,7 @@ from bridge.looking import Variables, read_variables, variables_expression
 from bridge.looking.names import NameChanges, Names, changes, names_expression, read_names
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import state_home
-from bridge.session import KernelSession, OnMessage, open_session
+from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
 
 # A kernel that runs answers in milliseconds, also while a cell runs.
 ATTACH_TIMEOUT = 4.0
@@ -56,6 +57,9 @@ RESTART_TIMEOUT = 20.0
 PAGE_MARGIN = 512
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
+
+AskFor = Callable[[str, str], Awaitable[str | None]]
+"""A session's `Ask`, with the kernel's name before the question."""
 
 
 @dataclass
@@ -98,12 +102,19 @@ class Kernels:
     """All that one bridge does with kernels, under one policy, in the name of one agent or person.
 
     `make_launcher` is called when sandboxes first matter: finding the engine takes time that attaching must not pay.
+    After `patience` seconds without an answer a cell that asks for input is interrupted.
     """
 
     def __init__(
-        self, policy: Policy, make_launcher: Callable[[], Launcher], *, username: str = "kernel-bridge"
+        self,
+        policy: Policy,
+        make_launcher: Callable[[], Launcher],
+        *,
+        username: str = "kernel-bridge",
+        patience: float = PATIENCE,
     ) -> None:
         self.policy = policy
+        self._patience = patience
         self.username = username
         """Signs our messages for the kernel's other clients; the agent's name, once it is known."""
         self._make_launcher = make_launcher
@@ -214,22 +225,35 @@ class Kernels:
     # -- acting on a connected kernel
 
     async def execute(
-        self, code: str, *, name: str | None = None, timeout: float | None, on_message: OnMessage | None = None
+        self,
+        code: str,
+        *,
+        name: str | None = None,
+        timeout: float | None,
+        on_message: OnMessage | None = None,
+        ask: AskFor | None = None,
     ) -> Outcome:
         """Run a cell; see `KernelSession.execute`."""
         connected = await self._live(name, timeout)
+        asks = ask and partial(ask, connected.name)
         try:
-            result = await connected.session.execute(code, timeout=timeout, on_message=on_message)
+            result = await connected.session.execute(code, timeout=timeout, on_message=on_message, ask=asks)
         except KernelDied:
             if not connected.session.lost:
                 raise
             # it was lost between the look and the sending: nothing was sent, so the call may begin again, once
             connected = await self._live(connected.name, timeout)
-            result = await connected.session.execute(code, timeout=timeout, on_message=on_message)
+            result = await connected.session.execute(code, timeout=timeout, on_message=on_message, ask=asks)
         return Outcome(connected.name, connected.take_notices(), result)
 
     async def read(
-        self, execution: int, *, name: str | None = None, wait: float = 0.0, cursor: int | None = None
+        self,
+        execution: int,
+        *,
+        name: str | None = None,
+        wait: float = 0.0,
+        cursor: int | None = None,
+        ask: AskFor | None = None,
     ) -> Outcome:
         """Return how far an execution is, also of a session that is over; from a cursor on, one page of its output.
 
@@ -239,7 +263,7 @@ class Kernels:
         executions, calls = connected.session.executions, self.policy.calls
         result = None
         if executions.get(execution):
-            result = await connected.session.read(execution, wait=wait)
+            result = await connected.session.read(execution, wait=wait, ask=ask and partial(ask, connected.name))
         if result is None or (cursor is not None and result.cursor is not None):
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
             result = executions.page(execution, cursor or 0, text=text, size=size)
@@ -248,6 +272,35 @@ class Kernels:
             kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
             raise NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
         return Outcome(connected.name, (), result)
+
+    async def answer(
+        self,
+        text: str,
+        execution: int | None = None,
+        *,
+        name: str | None = None,
+        question: str | None = None,
+        wait: float,
+        on_message: OnMessage | None = None,
+    ) -> Outcome:
+        """Answer what our cell asks and wait on; see `KernelSession.answer`."""
+        connected = self._one(name)
+        result = await connected.session.answer(
+            text, number=execution, question=question, wait=wait, on_message=on_message
+        )
+        return Outcome(connected.name, connected.take_notices(), result)
+
+    async def decline(self, sentence: str, execution: int, *, name: str, question: str) -> Outcome:
+        """Interrupt our cell instead of an answer; see `KernelSession.decline`."""
+        connected = self._one(name)
+        result = await connected.session.decline(sentence, number=execution, question=question)
+        return Outcome(connected.name, connected.take_notices(), result)
+
+    def untold(self, outcome: Outcome) -> None:
+        """Keep the notices of an outcome that is not shown for the next one that is."""
+        connected = self._connected.get(outcome.kernel)
+        if connected is not None:
+            connected.notices[:0] = outcome.notices
 
     async def interrupt(self, name: str | None = None) -> Outcome:
         """Interrupt our own running cell; raises `NotOurs` where what runs is someone else's."""
@@ -351,6 +404,7 @@ class Kernels:
                 executions=connected.session.executions,
                 book=self.journal.book(connected.name),
                 on_activity=lambda: self.on_activity(connected.name),
+                patience=self._patience,
             )
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
@@ -402,6 +456,7 @@ class Kernels:
             starting=starting,
             book=book,
             on_activity=lambda: self.on_activity(book.name),
+            patience=self._patience,
         )
         name = _free(sandbox or file.name, self._connected)
         book.name = name

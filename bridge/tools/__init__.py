@@ -18,9 +18,10 @@ import anyio
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import ValidationError
 
+from bridge.elicitation import question_to_user
 from bridge.errors import BridgeError, UsageError
 from bridge.kernels.listing import Outcome
 from bridge.policy import Policy
@@ -81,6 +82,15 @@ async def shown(app: App, outcome: Outcome) -> CallToolResult:
     )
     # megabytes of text, or an SVG to draw, must not hold up the other calls
     return await anyio.to_thread.run_sync(render)
+
+
+async def shown_or_asked(ctx: Context[App], outcome: Outcome) -> CallToolResult | InputRequiredResult:
+    """Return what the cell asks as a question to the user, where the client takes it so; else as `shown`."""
+    question = question_to_user(ctx, outcome)
+    if question is None:
+        return await shown(ctx.request_context.lifespan_context, outcome)
+    kernels_of(ctx).untold(outcome)
+    return question
 
 
 def all_tools() -> list[Tool]:

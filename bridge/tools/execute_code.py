@@ -9,8 +9,9 @@ import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from bridge.elicitation import ask_user, resumed
 from bridge.progress import Progress
-from bridge.tools import App, kernels_of, shown
+from bridge.tools import App, kernels_of, shown_or_asked
 
 
 async def execute_code(
@@ -24,19 +25,21 @@ async def execute_code(
     timeout: Annotated[
         float | None, Field(description="Seconds to wait for the end; the cell itself goes on after them.")
     ] = None,
-) -> T.CallToolResult:
+) -> T.CallToolResult | T.InputRequiredResult:
     """Run code in the connected kernel, which the user shares: variables stay, and both of you see them.
 
     Returns what the cell printed, its value, plots as images, or its traceback. Code is never run in front of the
     user's: while their cell runs yours waits, and if it does not get its turn within `timeout` nothing is executed.
     After `timeout` the cell goes on and you get its output so far and an execution number for get_execution.
+    What it asks with input() the user is asked where your client can; else you get the question, for send_input.
     """
-    app = ctx.request_context.lifespan_context
-    seconds = app.timeout(timeout)
+    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(timeout)
     progress = Progress()
     telling = asyncio.create_task(progress.report(lambda passed, line: ctx.report_progress(passed, None, line)))
     try:
-        outcome = await kernels_of(ctx).execute(code, name=kernel, timeout=seconds, on_message=progress.see)
+        outcome = await resumed(ctx, kernels, wait=seconds, on_message=progress.see) or await kernels.execute(
+            code, name=kernel, timeout=seconds, on_message=progress.see, ask=ask_user(ctx)
+        )
     finally:
         telling.cancel()
-    return await shown(app, outcome)
+    return await shown_or_asked(ctx, outcome)

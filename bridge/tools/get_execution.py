@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
-from bridge.tools import App, kernels_of, shown
+from bridge.elicitation import ask_user, resumed
+from bridge.tools import App, kernels_of, shown_or_asked
 
 
 async def get_execution(
@@ -21,12 +22,14 @@ async def get_execution(
     cursor: Annotated[
         int | None, Field(description="Where to read on, as a result names it; 0 is the start.", ge=0)
     ] = None,
-) -> CallToolResult:
+) -> CallToolResult | InputRequiredResult:
     """Read the output of a cell that went on after execute_code returned, or that was too long for one result.
 
     Without cursor you get the head and tail of its output and learn whether it has ended; with it one page of all its
     output from there on, and where the next one begins.
     """
-    app = ctx.request_context.lifespan_context
-    seconds = app.timeout(wait)
-    return await shown(app, await kernels_of(ctx).read(execution, name=kernel, wait=seconds, cursor=cursor))
+    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(wait)
+    outcome = await resumed(ctx, kernels, wait=seconds) or await kernels.read(
+        execution, name=kernel, wait=seconds, cursor=cursor, ask=ask_user(ctx)
+    )
+    return await shown_or_asked(ctx, outcome)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.session import ElicitationFnT
 from mcp.types import CallToolResult, ImageContent, TextContent
 
 PASSED_ON = (
@@ -87,14 +88,20 @@ Connect = Callable[..., AbstractAsyncContextManager[Agent]]
 
 @pytest.fixture(params=["auto", "legacy"], ids=["modern", "legacy"])
 def connect(request: pytest.FixtureRequest) -> Connect:
-    """Start a server process with a policy and connect a client to it."""
+    """Start a server process with a policy and connect a client to it; `user` answers what is asked of the client's."""
 
     @asynccontextmanager
-    async def connected(policy: Path | None = None, **environment: str) -> AsyncIterator[Agent]:
-        arguments = ["-m", "bridge", "serve", *(["--policy", str(policy)] if policy else [])]
+    async def connected(
+        policy: Path | None = None,
+        *,
+        program: Sequence[str] = ("-m", "bridge", "serve"),
+        user: ElicitationFnT | None = None,
+        **environment: str,
+    ) -> AsyncIterator[Agent]:
+        arguments = [*program, *(["--policy", str(policy)] if policy else [])]
         env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment
         server = StdioServerParameters(command=sys.executable, args=arguments, env=env)
-        async with Client(server, mode=request.param) as client:
+        async with Client(server, mode=request.param, elicitation_callback=user) as client:
             # an era that quietly became the other one would leave half of these tests without a subject
             assert (client.protocol_version >= "2026") is (request.param == "auto")
             yield Agent(client)

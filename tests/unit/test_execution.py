@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from bridge.execution import Execution
 from bridge.messages import Channel, Message
-from bridge.outputs import DisplayData, Error, ExecuteResult, Stream
+from bridge.outputs import DisplayData, Error, ExecuteResult, Question, Stream
 
 
 def message(msg_type: str, content: dict[str, Any], channel: Channel = "iopub") -> Message:
@@ -73,6 +74,13 @@ def test_what_the_code_raised_is_a_result() -> None:
     assert (result.status, result.outputs) == ("error", (Error("E", "v", ("t1", "t2")),))
 
 
+def test_an_error_that_is_in_the_reply_alone_is_told_too() -> None:
+    replied = reply("error", ename="UsageError", evalue="no such magic")
+    raised = message("error", {"ename": "UsageError", "evalue": "no such magic", "traceback": ["t"]})
+    assert fold(stream("a"), replied).result().outputs == (Stream("stdout", "a"), Error("UsageError", "no such magic"))
+    assert fold(replied, raised).result().outputs == (Error("UsageError", "no such magic", ("t",)),)
+
+
 def test_a_cell_that_called_exit_is_marked() -> None:
     asks = reply(payload=[{"source": "ask_exit", "keepkernel": False}])
     assert fold(asks).result().ended_kernel
@@ -97,8 +105,22 @@ def test_a_display_is_updated_in_place() -> None:
     assert outputs == (DisplayData({"text/plain": "new"}), Stream("stdout", "a"))
 
 
-def test_an_update_of_an_unknown_display_adds_nothing() -> None:
-    assert fold(display("new", "x", "update_display_data")).result().outputs == ()
+def test_an_update_of_another_cells_display_is_told_with_its_last_state_and_outlives_a_clear() -> None:
+    clear = message("clear_output", {"wait": False})
+    updates = [display(text, name, "update_display_data") for text in ("1", "2") for name in ("x", "y")]
+    outputs = fold(*updates, stream("a"), clear, stream("b")).result().outputs
+    assert outputs == (
+        Stream("stdout", "b"),
+        DisplayData({"text/plain": "2"}, elsewhere=True),
+        DisplayData({"text/plain": "2"}, elsewhere=True),
+    )
+
+
+def test_updates_of_other_cells_displays_stay_within_what_is_kept_and_the_loss_is_counted() -> None:
+    updates = [display("u" * 100, str(number), "update_display_data") for number in range(100)]
+    result = fold(*updates, keep=8000).result()
+    assert len(result.outputs) * 100 + result.left_out == 10_000
+    assert len(result.outputs) <= 10
 
 
 def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
@@ -107,6 +129,45 @@ def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
     assert fold(stream("a"), clear).result().outputs == ()
     assert fold(stream("a"), later).result().outputs == (Stream("stdout", "a"),)
     assert fold(stream("a"), later, stream("b")).result().outputs == (Stream("stdout", "b"),)
+
+
+def asks(prompt: str, number: int = 1, **content: Any) -> Message:
+    asked = message("input_request", {"prompt": prompt, "password": False} | content, "stdin")
+    return dataclasses.replace(asked, header={"msg_id": f"q{number}"})
+
+
+def test_it_asks_until_the_question_is_answered_also_where_stdin_is_ahead_of_all_else() -> None:
+    execution = fold(asks("Name: "))
+    assert (execution.result().status, execution.result().question) == ("asking", Question("q1", "Name: "))
+    execution.close_question()
+    assert (execution.result().status, execution.result().question) == ("running", None)
+    execution.feed(asks("Age: ", 2))
+    assert execution.result().question == Question("q2", "Age: ")
+
+
+@pytest.mark.parametrize("end", [reply("error"), status("idle")])
+def test_a_cell_that_has_ended_asks_nothing_in_whichever_order_it_is_told(end: Message) -> None:
+    for order in ([asks("?"), end], [end, asks("?")]):
+        result = fold(status("busy"), *order).result()
+        assert result.status != "asking"
+        assert result.question is None
+
+
+def test_a_password_is_no_question() -> None:
+    result = fold(status("busy"), asks("Token: ", password=True)).result()
+    assert (result.status, result.question) == ("running", None)
+
+
+def test_a_question_that_is_given_up_leaves_its_reason() -> None:
+    execution = fold(asks("?"))
+    execution.close_question("Nobody answered.")
+    assert execution.result().notes == ("Nobody answered.",)
+
+
+def test_an_endless_prompt_is_cut() -> None:
+    question = fold(asks("?" * 1_000_000)).result().question
+    assert question
+    assert len(question.prompt) == 4000
 
 
 def test_a_value_comes_with_its_number() -> None:

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2] / "bridge"
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
     {"errors"},
-    {"policy", "connection", "outputs", "messages", "pictures", "terminal", "looking", "authors"},
+    {"policy", "connection", "outputs", "messages", "pictures", "terminal", "charts", "looking", "authors"},
     {"journal"},
     {"execution"},
     {"channels", "launchers"},
     {"session"},
     {"kernels"},
-    {"render", "progress"},
+    {"render", "progress", "elicitation"},
     {"tools", "resources"},
     {"server"},
     {"ide", "clients"},
@@ -33,7 +33,7 @@ OWNERS = {
     "jupyter_client": {"channels", "ide"},
     "zmq": {"channels", "ide"},
     "yaml": {"policy"},
-    "mcp": {"render", "tools", "resources", "server", "cli/demo"},
+    "mcp": {"render", "elicitation", "tools", "resources", "server", "cli/demo"},
     "click": {"cli"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import random
 import re
 import struct
@@ -14,9 +15,10 @@ from typing import Any
 
 import mcp.types as T  # noqa: N812
 import pytest
+from PIL import Image
 
-from bridge import render
-from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Result, Status, Stream
+from bridge import pictures, render
+from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 FIGURE = "<Figure size 640x480 with 1 Axes>"
 OBJECT = "<IPython.core.display.HTML object>"
@@ -139,6 +141,7 @@ def test_notices_come_first_and_notes_and_status_last() -> None:
         ("ok", "[no output]"),
         ("error", "[no output]"),
         ("running", "Still running: execution 17 in kernel alpha. get_execution(execution=17) reads on."),
+        ("asking", "Waiting for input: ``, asked by execution 17."),
         ("queued", "Sent as execution 17, but not begun yet; it cannot be withdrawn."),
         ("aborted", "Aborted: execution 17 was not run"),
         ("lost", "Lost: kernel alpha"),
@@ -149,6 +152,12 @@ def test_each_status_says_what_happened_and_only_error_and_lost_are_errors(statu
     assert text(result).startswith(begin)
     assert result.is_error is (status in {"error", "lost"})
     assert result.structured_content is None
+
+
+def test_a_question_is_told_as_a_person_would_see_it_with_how_to_answer() -> None:
+    told = text(render_all(status="asking", question=Question("q", "\x1b[1mName\ud800: ")))
+    assert told.startswith("Waiting for input: `Name\ufffd:`, asked by execution 17. Kernel alpha stands still")
+    assert "send_input(text=…, execution=17)" in told
 
 
 def test_a_cell_that_ended_its_kernel_says_so() -> None:
@@ -179,6 +188,45 @@ def test_the_end_of_a_traceback_survives_the_cut() -> None:
     assert re.search(r"\n… \d+ bytes, \d+ lines left out …\n", result)
 
 
+def test_the_frames_of_a_recursion_are_shown_once_and_counted() -> None:
+    calls = ["Cell In[1], line 1, in a(n)\n----> 1 return b(n)\n", "Cell In[1], line 2, in b(n)\n----> 2 return a(n)\n"]
+    error = Error("RecursionError", "deep", ("Traceback", *calls * 500, "RecursionError: deep"))
+    told = text(render_all(error, status="error"))
+    assert told == f"Traceback\n{calls[0]}\n{calls[1]}\n[… 998 frames like those above …]\n\nRecursionError: deep"
+
+
+def test_a_frame_that_stands_in_both_of_two_chained_tracebacks_is_shown_in_both() -> None:
+    call = "Cell In[1], line 1\n----> 1 f()\n"
+    error = Error("E", "", ("A: x", call, "\nThe above exception was the direct cause:\n", call, "E"))
+    assert text(render_all(error, status="error")).count("----> 1 f()") == 2
+
+
+def test_the_failing_line_is_marked_where_the_kernel_marks_none() -> None:
+    frames = (
+        "  Cell \x1b[92mIn[7]\x1b[39m, line 3\n    f(0)\n",
+        '  File "/a b.py", line 2 in f\n    return 1/x\n',
+        "E: bad\n",
+    )
+    assert text(render_all(Error("E", "bad", ("Traceback:\n", *frames)), status="error")) == (
+        'Traceback:\n\n  Cell In[7], line 3\n--> f(0)\n\n  File "/a b.py", line 2 in f\n--> return 1/x\n\nE: bad\n'
+    )
+
+
+def test_the_caret_of_a_syntax_error_stays_below_its_place() -> None:
+    lines = "  Cell In[1], line 1\n    def g(:\n          ^\nSyntaxError: invalid syntax\n"
+    told = text(render_all(Error("SyntaxError", "", (lines,)), status="error")).split("\n")
+    assert told[1:3] == ["--> def g(:", "          ^"]
+    assert told[1].index(":") == told[2].index("^")
+
+
+def test_a_traceback_with_a_huge_message_leaves_room_for_the_output_before_it() -> None:
+    error = Error("ValueError", "", ("Traceback", "ValueError: " + "x" * 10_000_000, "the end"))
+    told = text(render_all(Stream("stdout", "printed\n" * 1000), error, status="error"))
+    assert told.count("printed") == 1000
+    assert "ValueError: xxx" in told
+    assert told.endswith("xxx\nthe end")
+
+
 # --- rich output -----------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +239,13 @@ def test_the_end_of_a_traceback_survives_the_cut() -> None:
         ({"text/plain": OBJECT, "text/html": "<script>x</script>"}, OBJECT),
         ({"text/html": "<p>alone"}, "alone"),
         ({"text/plain": "x**2", "text/latex": "$x^2$"}, "$x^2$"),
-        ({"text/plain": "m", "text/markdown": "# m", "text/latex": "l"}, "# m"),
+        ({"text/plain": "m", "text/markdown": "# m", "text/latex": "$l$"}, "# m"),
+        ({"text/plain": "x = 1", "text/latex": "\\begin{Verbatim}\n\\PY{n}{x}"}, "x = 1"),
+        ({"text/plain": "<IPython.core.display.Latex object>", "text/latex": "\\begin{equation}"}, "\\begin{equation}"),
+        (
+            {"text/plain": "<IFrame at 0x7f>", "text/html": "<iframe src='https://x.org'></iframe>"},
+            "[frame: https://x.org]",
+        ),
         ({"text/plain": ["two ", "lines"]}, "two lines"),
         (
             {"text/plain": "<IPython.core.display.JSON object>", "application/json": {"é": [1]}},
@@ -203,16 +257,33 @@ def test_the_end_of_a_traceback_survives_the_cut() -> None:
         ({"application/pdf": "JVBERi0="}, "[application/pdf: can only be shown in a notebook]"),
         (
             {"application/vnd.plotly.v1+json": {"data": []}, "text/html": "<div><script>x</script></div>"},
-            "[application/vnd.plotly.v1+json: can only be shown in a notebook]",
+            "[plotly chart: drawn only in a notebook]",
         ),
         (
             {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntSlider(value=3)"},
-            "[application/vnd.jupyter.widget-view+json: can only be shown in a notebook]\nIntSlider(value=3)",
+            "[a widget, alive only in a notebook; when it was displayed it was:]\nIntSlider(value=3)",
         ),
     ],
 )
 def test_the_most_readable_text_form_is_shown(data: dict[str, Any], expected: str) -> None:
     assert shown(data) == expected
+
+
+def test_what_is_changed_in_an_earlier_cells_output_is_told_as_that() -> None:
+    result = render_all(Stream("stdout", "a\n"), DisplayData({"text/plain": "new"}, elsewhere=True))
+    assert text(result) == "a\n[what an earlier cell displayed was changed, it shows now:]\nnew"
+
+
+def test_the_first_images_in_html_are_shown_as_images() -> None:
+    image = f'<img alt="" src="data:image/png;base64,{b64(png())}">'
+    animation = f"<script>frames[0] = 'data:image/png;base64,{base64.encodebytes(png()).decode()}'</script>"
+    logo = f"<style>a {{background: url(data:image/png;base64,{b64(png())})}}</style>"
+    broken = animation.replace("\n", "\\\n")
+    assert content(render_all(DisplayData({"text/html": image * 5 + "<p>end"}))) == [
+        "[image] [image] [image] [image] [image]\nend",
+        *["image/png"] * 3,
+    ]
+    assert content(render_all(DisplayData({"text/plain": OBJECT, "text/html": broken + logo}))) == [OBJECT, "image/png"]
 
 
 def test_deep_json_is_neither_an_error_nor_blown_up() -> None:
@@ -224,6 +295,50 @@ def test_deep_json_is_neither_an_error_nor_blown_up() -> None:
     for _ in range(100):
         wide = [wide]
     assert len(text(render_all(ExecuteResult({"application/json": wide}), max_output=10**6))) < 70_000
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(*rows: str) -> str:
+    """The HTML of a data frame as pandas writes it."""
+    cells = ["".join(f"<td>{cell}</td>" for cell in row.split()) for row in rows]
+    style = "<style scoped>\n.dataframe th {}\n</style>"
+    body = "</tr>\n<tr>".join(cells)
+    return f'<div>\n{style}\n<table border="1" class="dataframe">\n<tr>{body}</tr>\n</table>\n</div>'
+
+
+def test_a_table_that_is_not_broken_is_shown_as_plain_text() -> None:
+    plain = "   a  b\n0  1  x\n1  2  y"
+    assert shown({"text/plain": plain, "text/html": table("- a b", "0 1 x", "1 2 y")}) == plain
+
+
+def test_a_table_whose_plain_text_is_broken_into_blocks_is_shown_as_markdown() -> None:
+    plain = "   a  b  \\\n0  1  x   \n1  2  y   \n\n   c\n0  3\n1  4"
+    source = table("- a b c", "0 1 x 3", "1 2 y 4") + "<p>2 rows, 3 columns</p>"
+    assert shown({"text/plain": plain, "text/html": source}).split("\n") == [
+        "| - | a | b | c |",
+        "| --- | --- | --- | --- |",
+        "| 0 | 1 | x | 3 |",
+        "| 1 | 2 | y | 4 |",
+        "2 rows, 3 columns",
+    ]
+
+
+def test_a_table_with_lines_around_its_cells_is_shown_as_markdown() -> None:
+    lines = "shape: (1, 2)\n┌─────┬─────┐\n│ a   ┆ b   │\n╞═════╪═════╡\n│ 1   ┆ x   │\n└─────┴─────┘"
+    source = "<div><small>shape: (1, 2)</small><table><thead><tr><th>a<th>b</thead><tr><td>1<td>x</table></div>"
+    assert shown({"text/plain": lines, "text/html": source}).split("\n")[1:] == [
+        "| a | b |",
+        "| --- | --- |",
+        "| 1 | x |",
+    ]
+
+
+def test_html_that_is_more_than_a_table_does_not_take_the_place_of_the_plain_text() -> None:
+    source = "<ul><li>Dimensions<li>Coordinates<li>Data</ul><table><tr><td>1<tr><td>2<tr><td>3</table>"
+    plain = "<xarray.Dataset> Size: 64B\nDimensions:  (x: 2, y: 3)\n" + "long " * 100
+    assert shown({"text/plain": plain, "text/html": source}) == plain
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -292,15 +407,60 @@ def test_a_broken_image_gives_way_to_a_sound_one_of_another_type() -> None:
 def test_an_image_that_does_not_fit_is_a_line_with_its_type_size_and_bytes() -> None:
     small, large = b64(png()), b64(png(640, 480, noise=200_000))
     found = [DisplayData({"image/png": data, "text/plain": FIGURE}) for data in (small, large, small)]
-    first, told, last = content(render_all(*found, max_result=100_000))
+    first, told, last = content(render_all(*found, max_output=4 << 10, max_result=30_000))
     assert (first, last) == ("image/png", "image/png")
     size = len(base64.b64decode(large))
-    assert told.startswith(f"[image/png, 640x480 pixels, {size} bytes: left out, it does not fit into one result")
+    assert told.startswith(f"[image/png, 640x480 pixels, {size} bytes: left out, it is too large for one result")
     assert told.endswith(FIGURE)
 
 
-def test_an_image_that_an_api_would_refuse_is_left_out() -> None:
-    assert "8001x1 pixels" in shown({"image/png": b64(png(8001, 1))})
+def scaled(raw: bytes, **budgets: Any) -> tuple[str, tuple[str, int, int]]:
+    """The line that tells of it, and what the image is now."""
+    told, image = render_all(DisplayData({"image/png": b64(raw), "text/plain": FIGURE}), **budgets).content
+    assert isinstance(told, T.TextContent)
+    assert isinstance(image, T.ImageContent)
+    kind, width, height = pictures.measure(base64.b64decode(image.data))
+    assert image.mime_type == kind
+    return told.text, (kind, width, height)
+
+
+def test_an_image_that_an_api_would_refuse_is_made_smaller() -> None:
+    told, image = scaled(png(8001, 40))
+    assert image == ("image/png", 1600, 8)
+    assert re.fullmatch(r"\[image/png, 8001x40 pixels, \d+ bytes: scaled to 1600x8\]", told)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_an_image_is_made_smaller_whatever_its_format(kind: str) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((8200, 82)).save(file, kind)
+    told, image = scaled(file.getvalue())
+    assert image == ("image/png", 1600, 16)
+    assert told.endswith(": scaled to 1600x16]")
+
+
+def test_an_image_that_does_not_fit_is_made_so_much_smaller_that_it_does() -> None:
+    file = io.BytesIO()
+    Image.frombytes("RGB", (400, 300), random.Random(7).randbytes(400 * 300 * 3)).save(file, "PNG")  # noqa: S311
+    told, (_, width, height) = scaled(file.getvalue(), max_output=1000, max_result=len(file.getvalue()))
+    assert 200 <= width < 400
+    assert abs(width / height - 4 / 3) < 0.02
+    assert told.endswith(f": scaled to {width}x{height}]")
+
+
+def test_of_several_large_images_each_gets_a_part_of_the_room() -> None:
+    noise = Image.frombytes("RGB", (900, 900), random.Random(8).randbytes(900 * 900 * 3))  # noqa: S311
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    found = content(render_all(*[DisplayData({"image/png": b64(file.getvalue())})] * 2))
+    assert found[1::2] == ["image/png"] * 2
+
+
+def test_what_cannot_be_made_smaller_is_told_in_a_line_with_its_text_form() -> None:
+    bomb = png()[:16] + struct.pack(">II", 30_000, 30_000) + png()[24:]
+    result = text(render_all(DisplayData({"image/png": b64(bomb), "text/plain": FIGURE})))
+    assert result.startswith(f"[image/png, 30000x30000 pixels, {len(bomb)} bytes: left out, ")
+    assert result.endswith(FIGURE)
 
 
 def test_only_so_many_images_are_sent_and_the_others_are_lines() -> None:

@@ -132,6 +132,11 @@ def test_hostile_text_takes_linear_time_and_space(written: str) -> None:
         ("a < b and c > d", "a < b and c > d"),
         ("<p title='a > b' class=\"it's\">text</p><p it's>more", "text\nmore"),
         ("<script>never closed <p>x", ""),
+        ("<h1>Map</h1><img src='https://example.org/a.png' alt='a &amp; b'>text", "Map\n[image: a & b] text"),
+        ('<img src="data:image/png;base64,AAAA">', "[image]"),
+        ("<video controls><source src='x.mp4'>Your browser cannot.</video>seen", "[video] seen"),
+        ('<iframe\n  width="300"\n  src="https://example.org/x"\n></iframe>', "[frame: https://example.org/x]"),
+        ("half \ud83d of a pair", "half \ufffd of a pair"),
         ("&#" + "9" * 5000 + ";", "&#" + "9" * 5000 + ";"),
         ("", ""),
     ],
@@ -152,7 +157,64 @@ def test_an_html_table_becomes_markdown_rows() -> None:
     ]
 
 
-@pytest.mark.parametrize("piece", ["<!--", "<a ", "<a '", "<!", "</", "&#9", "<script>", "<td>", "<tr><td>a", "<pre>"])
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        pytest.param(
+            "<table><caption>Cap</caption><tr><td>1<td>2</table>", ["Cap", "| 1 | 2 |", "| --- | --- |"], id="a caption"
+        ),
+        pytest.param(
+            "<tr><th></th><th colspan='2'>A</th></tr><tr><th></th><th>x</th><th>y</th></tr>"
+            '<tr><th rowspan="2">p</th><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr><tr><th>q<td>5<td>6',
+            ["|  | A | A |", "| --- | --- | --- |", "|  | x | y |", "| p | 1 | 2 |", "| p | 3 | 4 |", "| q | 5 | 6 |"],
+            id="cells over several rows and columns",
+        ),
+        pytest.param(
+            "<table><tr><td>1<td rowspan=2>end</tr><tr><td>2</table><table><tr><td>3</table>",
+            ["| 1 | end |", "| --- | --- |", "| 2 | end |", "| 3 |", "| --- |"],
+            id="a cell that reaches down at the end of a row",
+        ),
+        pytest.param(
+            "<table><tr><td>a<td><table><tr><td>1</td><td>2</td></tr></table></td><td>z</table>after",
+            ["| a | 1 2 | z |", "| --- | --- | --- |", "after"],
+            id="a table in a cell",
+        ),
+        pytest.param("<tr><td><pre>a\nb</pre></td></tr>", ["| a b |", "| --- |"], id="lines in a cell"),
+    ],
+)
+def test_every_row_of_a_table_has_its_cells_in_their_columns(source: str, rows: list[str]) -> None:
+    assert terminal.read_html(source).split("\n") == rows
+
+
+@pytest.mark.parametrize(
+    "piece", ["<td colspan=999 rowspan=999>a", "<tr><td rowspan=999>a", "<tr><td rowspan=999>a<td colspan=999>b"]
+)
+def test_cells_over_a_thousand_rows_and_columns_take_no_more_than_twice_their_source(piece: str) -> None:
+    began = time.process_time()
+    assert len(terminal.read_html(piece * 50_000)) <= 3 * len(piece * 50_000)
+    assert time.process_time() - began < LINEAR
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<table><td>",
+        "<img src='",
+        "<img alt=",
+        "<video>",
+        "<td rowspan=",
+        "<!--",
+        "<a ",
+        "<a '",
+        "<!",
+        "</",
+        "&#9",
+        "<script>",
+        "<td>",
+        "<tr><td>a",
+        "<pre>",
+    ],
+)
 def test_hostile_html_takes_linear_time(piece: str) -> None:
     began = time.process_time()
     terminal.read_html(piece * 100_000)

@@ -116,12 +116,12 @@ class Record:
         self._write_waiting()
         return self._place
 
-    def add(self, output: Output, display_id: str | None = None) -> None:
-        """Keep an output."""
+    def add(self, output: Output, display_id: str | None = None) -> int | None:
+        """Keep an output; returns the place of one that is not text among other text, None where it cannot be kept."""
         if not isinstance(output, Stream):
             self._write_waiting()
-            self._write([output], display_id)
-            return
+            place = self._place
+            return place if self._write([output], display_id) else None
         if output.name != self._name:
             self._write_waiting()
             self._name = output.name
@@ -129,6 +129,7 @@ class Record:
         self._length += len(output.text)
         if self._length >= self._journal.piece or time.monotonic() - self._written > DELAY:
             self._write_waiting()
+        return None
 
     def update(self, display_id: str, data: DisplayData) -> None:
         """Show other data where a display is, also one of an earlier cell of this kernel."""
@@ -169,11 +170,12 @@ class Record:
         while some := list(itertools.islice(pieces, TOGETHER)):
             self._write(some)
 
-    def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> None:
+    def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> bool:
         places, size, is_written = self._journal.add(self.cell, self._place, self._size, outputs, display_id)
         self._place += places
         self._size += size
         self._unwritten += 0 if is_written else size
+        return is_written
 
 
 class Journal:
@@ -288,6 +290,18 @@ class Journal:
         """Return how many cells meet a condition on their columns."""
         return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608
 
+    def output(self, cell: int, place: int, *, most: int) -> tuple[Output | None, int]:
+        """Return the whole output that has a place in a cell, and its bytes: 0 for none. None where it has too many."""
+        for first, size in self._rows(
+            "SELECT place, length(body) FROM outputs WHERE cell = ? AND place <= ? AND place + pieces > ?",
+            *(cell, place, place),
+        ):
+            if size > most:
+                return None, size
+            for kind, body in self._read("SELECT kind, body FROM outputs WHERE cell = ? AND place = ?", cell, first):
+                return _unpacked(kind, body, first), size
+        return None, 0
+
     def last_place(self, cell: int) -> int:
         """Return the place of the last thing that a cell has written."""
         return self._scalar("SELECT max(place + pieces) FROM outputs WHERE cell = ?", cell) - 1
@@ -309,7 +323,7 @@ class Journal:
                 if outputs and (text < 0 or size < 0):
                     remaining = max(1, self._end(cell) - start - len(body) * piece // pieces)
                     return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
-                outputs.append(_unpacked(kind, body, piece, pieces))
+                outputs.append(_unpacked(kind, body, place, piece, pieces))
                 cursor = place + piece + 1
         return Page(tuple(_merged(outputs)), cursor, 0, int(known[0][0]))
 
@@ -500,20 +514,22 @@ def _is_text_alone(output: Output) -> bool:
     return isinstance(output, Error) or (not isinstance(output, Stream) and set(output.data) == {"text/plain"})
 
 
-def _unpacked(kind: str, body: bytes, piece: int, pieces: int) -> Output:
+def _unpacked(kind: str, body: bytes, place: int, piece: int = 0, pieces: int = 1) -> Output:
     if kind in ("stdout", "stderr"):
         return Stream("stderr" if kind == "stderr" else "stdout", _decoded(body))
     content = json.loads(body)
     if kind == "error":
         ename, evalue, traceback = content
         if pieces == 1:
-            return Error(ename, evalue, tuple(traceback))
-        return Error(ename, evalue, (_part("\n".join(traceback) or f"{ename}: {evalue}", piece, pieces),))
+            return Error(ename, evalue, tuple(traceback), place)
+        return Error(ename, evalue, (_part("\n".join(traceback) or f"{ename}: {evalue}", piece, pieces),), place)
     data, metadata, count = content
     if pieces > 1:
         # what was put in its place meanwhile may have other forms
         data = {**(data if piece == 0 else {}), "text/plain": _part(_plain(data), piece, pieces)}
-    return ExecuteResult(data, metadata, count) if kind == "result" else DisplayData(data, metadata)
+    if kind == "result":
+        return ExecuteResult(data, metadata, count, place)
+    return DisplayData(data, metadata, place=place)
 
 
 def _plain(data: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio
 
+from bridge.addresses import OutputAddress
 from bridge.connection import load
 from bridge.errors import (
     AmbiguousKernel,
@@ -30,7 +31,9 @@ from bridge.errors import (
     NoSuchKernel,
     NotOurs,
     StartTimeout,
+    UsageError,
 )
+from bridge.execution import Executions
 from bridge.journal import IN_MEMORY, Journal
 from bridge.kernels import files, watching
 from bridge.kernels.activity import Activity
@@ -41,6 +44,7 @@ from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher, Sandbox
 from bridge.looking import Variables, read_variables, variables_expression
 from bridge.looking.names import NameChanges, Names, changes, names_expression, read_names
+from bridge.outputs import Output
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import state_home
 from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
@@ -128,6 +132,8 @@ class Kernels:
         """What everyone has run in the connected kernels, as far as it was seen from here."""
         self.on_activity: Callable[[str], None] = lambda _: None
         """Called with a kernel's name when a cell of someone else begins or ends in it."""
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called when a kernel was connected, or is so no longer."""
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -268,10 +274,27 @@ class Kernels:
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
             result = executions.page(execution, cursor or 0, text=text, size=size)
         if result is None:
-            known = executions.known()
-            kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
-            raise NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
+            raise _not_kept(execution, executions)
         return Outcome(connected.name, (), result)
+
+    def output(self, address: OutputAddress, *, most: int) -> Output:
+        """Return one whole output; raises `NoSuchKernel` where there is none, `UsageError` for more bytes than most."""
+        connected = self._one(address.kernel)
+        executions = connected.session.executions
+        cell = executions.cell(address.cell) if address.is_execution else address.cell
+        if cell is None:
+            raise _not_kept(address.cell, executions)
+        if not address.is_execution and not watching.is_of(self.journal, cell, connected.name, connected.processes):
+            raise NoSuchKernel(f"No cell {cell} of someone else is kept for kernel {connected.name}.")
+        output, size = self.journal.output(cell, address.place, most=most)
+        if output is None and size:
+            raise UsageError(
+                f"This output has {size} bytes, more than the {most} of one resource. Have the kernel write it to a "
+                "file, or make it smaller."
+            )
+        if output is None:
+            raise NoSuchKernel(f"Nothing is kept at place {address.place} of that cell's output.")
+        return output
 
     async def answer(
         self,
@@ -427,6 +450,7 @@ class Kernels:
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.pop(connected.name, None)
+        self.on_connected()
         if connected.sandbox:
             with contextlib.suppress(LaunchError):
                 await self.launcher.sweep()
@@ -462,12 +486,14 @@ class Kernels:
         book.name = name
         place.append(_Connected(name, file.path, session, session.kernel, sandbox, processes={session.kernel: 1}))
         self._connected[name] = place[0]
+        self.on_connected()
         return place[0]
 
     async def _forget(self, connected: _Connected) -> None:
         async with connected.reopening:
             if self._connected.get(connected.name) is connected:
                 del self._connected[connected.name]
+                self.on_connected()
             await connected.session.close()
 
     # -- sandboxes
@@ -532,6 +558,12 @@ class Kernels:
                 "No kernel is connected: connect_to_kernel joins a running one, start_sandbox starts one."
             )
         raise AmbiguousKernel(f"Several kernels are connected, so name one as `kernel`: {', '.join(self._connected)}.")
+
+
+def _not_kept(execution: int, executions: Executions) -> NoSuchKernel:
+    known = executions.known()
+    kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
+    return NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
 
 
 def _free(name: str, taken: set[str] | dict[str, _Connected]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from bridge import terminal
+from bridge.addresses import OutputAddress
 from bridge.authors import author
 from bridge.errors import UsageError
 from bridge.journal import Cell, Journal
@@ -92,6 +93,17 @@ def _notes(watched: Watched) -> Iterator[str]:
     yield from watched.notes
 
 
+def is_of(journal: Journal, cell: int, kernel: str, processes: Iterable[str]) -> bool:
+    """Tell whether it is a cell of someone else in a kernel of that name, in one of its processes."""
+    theirs, values = _condition(kernel, processes)
+    return journal.count(f"id = ? AND {theirs}", cell, *values) > 0
+
+
+def _condition(kernel: str, processes: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    values = (kernel, *processes)
+    return f"number IS NULL AND name = ? AND kernel IN ({', '.join('?' * (len(values) - 1))})", values
+
+
 class _Others:
     """The cells of one kernel that were not run through this bridge, in all of its processes that it has met."""
 
@@ -99,8 +111,7 @@ class _Others:
         self._journal = journal
         self._watched = watched
         self._now = datetime.now(UTC)
-        self._theirs = f"number IS NULL AND name = ? AND kernel IN ({', '.join('?' * len(watched.processes))})"
-        self._values = (watched.status.name, *watched.processes)
+        self._theirs, self._values = _condition(watched.status.name, watched.processes)
 
     def running(self) -> list[Cell]:
         return list(self._some(f"{self._theirs} AND ended IS NULL ORDER BY id DESC LIMIT {RUNNING}", *self._values))
@@ -138,29 +149,30 @@ class _Others:
         first = self._journal.page(cell, 0, text=READ, size=READ_SIZE)
         if first is None:
             return ""
-        parts = [_text(first.outputs)]
+        parts = [self._text(cell, first.outputs)]
         last = self._journal.last_place(cell)
         if first.remaining:
             end = self._journal.page(cell, max(last, first.cursor), text=READ, size=READ_SIZE)
-            parts += [f"… {first.remaining} more bytes, at their end:", _text(end.outputs if end else ())]
+            parts += [f"… {first.remaining} more bytes, at their end:", self._text(cell, end.outputs if end else ())]
         return "\n".join(filter(None, parts))
 
+    def _text(self, cell: int, outputs: Iterable[Output]) -> str:
+        return "\n".join(filter(None, (_in_short(each, self._watched.status.name, cell) for each in outputs)))
 
-def _text(outputs: Iterable[Output]) -> str:
-    return "\n".join(filter(None, map(_in_short, outputs)))
 
-
-def _in_short(output: Output) -> str:
-    """An output as text; of an image and other forms that are none their names."""
+def _in_short(output: Output, kernel: str, cell: int) -> str:
+    """An output as text; of an image and other forms that are none their names, and where the first can be read."""
     match output:
         case Stream(text=text):
             return terminal.shown(_ends(text)).rstrip("\n")
         case Error(ename=ename, evalue=evalue, traceback=traceback):
             return terminal.shown(_ends("\n".join(traceback) or f"{ename}: {evalue}"))
-        case DisplayData(data=data) | ExecuteResult(data=data):
+        case DisplayData(data=data, place=place) | ExecuteResult(data=data, place=place):
             rich = [form for form in data if not form.startswith("text/")]
             plain = "" if rich else terminal.shown(_ends(str(data.get("text/plain", ""))))
-            return plain or "\n".join(f"[{form}, {_form_size(data[form])} bytes]" for form in rich or data)
+            told = ", ".join(f"{form} ({_form_size(data[form])} bytes)" for form in rich or data)
+            address = "" if place is None else f": {OutputAddress(kernel, cell, place, is_execution=False)}"
+            return plain or f"[{told}{address}]"
 
 
 def _ends(text: str) -> str:

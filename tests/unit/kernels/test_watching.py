@@ -142,7 +142,10 @@ def test_images_are_named_and_not_sent(journal: Journal) -> None:
     record.add(DisplayData({"text/html": "<b>x</b>"}))
     record.add(DisplayData({"text/plain": "plain"}))
     record.end("ok", None)
-    assert seen(journal).cells[0].output == "[image/png, 3000 bytes]\n[text/html, 6 bytes]\nplain"
+    assert seen(journal).cells[0].output == (
+        "[image/png (3000 bytes): kernel-bridge://kernels/lab/cells/1/outputs/0]\n"
+        "[text/html (6 bytes): kernel-bridge://kernels/lab/cells/1/outputs/1]\nplain"
+    )
 
 
 def test_what_a_terminal_overwrites_is_not_told(journal: Journal) -> None:

@@ -23,6 +23,7 @@ import zmq.asyncio
 from jupyter_client.session import Session
 from zmq.utils.monitor import recv_monitor_message
 
+from bridge.authors import OURS
 from bridge.connection import ConnectionInfo
 from bridge.errors import KernelNotResponding
 from bridge.messages import Channel, Message
@@ -47,7 +48,11 @@ class Channels:
         """The kernel's own session id: another value means another process behind the same ports."""
         self.kernel_info: Mapping[str, Any] = {}
         self._session = Session(
-            key=info.key.encode(), signature_scheme=info.signature_scheme, username=username, check_pid=False
+            key=info.key.encode(),
+            signature_scheme=info.signature_scheme,
+            username=username,
+            session=f"{OURS}{uuid.uuid4().hex}",
+            check_pid=False,
         )
         # one context, so one I/O thread, for all the kernels of this process
         self._context = zmq.asyncio.Context.instance()

@@ -76,7 +76,8 @@ class _Kept:
                 if piece.display_id != display_id:
                     continue
                 room = 2 * self._half - self._head_size - self._tail_size + piece.size
-                piece.output, note = _fitted(data, min(self._half, room))
+                shown = data if isinstance(piece.output, Stream) else replace(data, place=piece.output.place)
+                piece.output, note = _fitted(shown, min(self._half, room))
                 grown = _size(piece.output) - piece.size
                 piece.size += grown
                 if pieces is self._head:
@@ -123,14 +124,15 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         lines = tuple(map(_ends, output.traceback[-20:]))
         return Error(output.ename, _ends(output.evalue), lines), "The traceback was too large; shown is its end."
     data = dict(output.data)
-    dropped = []
+    dropped = {}
     for form in sorted(data, key=lambda form: _form_size(data[form]), reverse=True):
         if sum(map(_form_size, data.values())) <= limit:
             break
-        dropped.append(f"{form} ({_form_size(data[form]):,} characters)")
+        dropped[form] = f"{form} ({_form_size(data[form]):,} characters)"
         data[form] = data[form][:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
-    return replace(output, data=data), f"Of one output this was too large: {', '.join(dropped)}."
+    note = f"Of one output this was too large: {', '.join(dropped.values())}."
+    return replace(output, data=data, dropped=tuple(dropped)), note
 
 
 def _ends(line: str) -> str:
@@ -140,7 +142,8 @@ def _ends(line: str) -> str:
 class Execution:
     """One cell. `feed` takes every message whose parent is `msg_id`; `result` tells how far it is.
 
-    `number` is 0 for a cell of someone else, whose reply never comes to us, so that its idle is its end.
+    `number` is 0 for a cell of someone else, which is known from when it has begun, and whose reply never comes to us,
+    so that its idle is its end.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class Execution:
         # displays of other cells that this one has changed: no `clear_output` of this cell reaches them
         self._elsewhere = _Kept(keep // 8)
         self._clear_before_next = False
-        self._started = False
+        self._started = not number
         self._idle = False
         self._ending: Status | None = None
         self._closed = False
@@ -331,11 +334,10 @@ class Execution:
         else:
             self._note(self._elsewhere.add(display, display_id))
 
-    def _keep(self, content: Any, output: Output) -> None:
+    def _keep(self, content: Any, output: DisplayData | ExecuteResult | Error) -> None:
         display_id = _display_id(content)
-        self._note(self._kept.add(output, display_id))
-        if self._record:
-            self._record.add(output, display_id)
+        place = self._record.add(output, display_id) if self._record else None
+        self._note(self._kept.add(replace(output, place=place), display_id))
 
     def _note(self, sentence: str | None) -> None:
         # a cell that updates one display a thousand times is told so once
@@ -417,6 +419,11 @@ class Executions:
             cursor=page.cursor,
             remaining=page.remaining,
         )
+
+    def cell(self, number: int) -> int | None:
+        """Return the journal's number of an execution; None for one that is not known."""
+        record = self._records.get(number)
+        return record.cell if record else None
 
     def known(self) -> tuple[int, int] | None:
         """Return the first and the last number of which something can be told."""

@@ -54,6 +54,7 @@ CREATE TABLE outputs (
 );
 CREATE UNIQUE INDEX places ON outputs (cell, place);
 CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
+CREATE INDEX endings ON cells (ended);
 """
 # Whole entries fit a page of that size. What a power cut leaves of it matters less than that no write waits for a disk.
 _SETTINGS = """
@@ -123,12 +124,12 @@ class Record:
         """The kernel has begun the cell, which may have waited behind another since it was sent."""
         self._journal.start(self.cell, count if isinstance(count, int) else None)
 
-    def add(self, output: Output, display_id: str | None = None) -> None:
-        """Keep an output."""
+    def add(self, output: Output, display_id: str | None = None) -> int | None:
+        """Keep an output; returns the place of one that is not text among other text, None where it cannot be kept."""
         if not isinstance(output, Stream):
             self._write_waiting()
-            self._write([output], display_id)
-            return
+            place = self._place
+            return place if self._write([output], display_id) else None
         if output.name != self._name:
             self._write_waiting()
             self._name = output.name
@@ -136,6 +137,7 @@ class Record:
         self._length += len(output.text)
         if self._length >= self._journal.piece or time.monotonic() - self._written > DELAY:
             self._write_waiting()
+        return None
 
     def update(self, display_id: str, data: DisplayData) -> None:
         """Show other data where a display is, also one of an earlier cell of this kernel."""
@@ -176,11 +178,12 @@ class Record:
         while some := list(itertools.islice(pieces, TOGETHER)):
             self._write(some)
 
-    def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> None:
+    def _write(self, outputs: Sequence[Output], display_id: str | None = None) -> bool:
         places, size, is_written = self._journal.add(self.cell, self._place, self._size, outputs, display_id)
         self._place += places
         self._size += size
         self._unwritten += 0 if is_written else size
+        return is_written
 
 
 class Journal:
@@ -197,6 +200,7 @@ class Journal:
         self._size = 0
         self._place: _Place | None = None
         self._opened: sqlite3.Connection | None = None
+        self._now = 0.0
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
@@ -214,12 +218,21 @@ class Journal:
         if self._place:
             self._place.leave(remove=empty)
 
+    def now(self) -> datetime:
+        """Return the time by a clock that never stands still nor goes back, whatever is done to the host's.
+
+        So what ends after a look has a later time than the look.
+        """
+        # to the microsecond, so that a time is the same one after it was written as text
+        self._now = max(round(time.time(), 6), round(self._now + 1e-6, 6))
+        return datetime.fromtimestamp(self._now, UTC)
+
     # -- writing
 
     def begin(self, **known: Any) -> int:
         """Add a cell by its columns and return its id; 0 where it cannot be kept."""
         known["code"] = _encoded(known["code"])
-        known["began"] = time.time()
+        known["began"] = self.now().timestamp()
         names, marks = ", ".join(known), ", ".join("?" * len(known))
         cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608
         if cursor is None:
@@ -274,7 +287,8 @@ class Journal:
 
     def end(self, cell: int, status: Status, count: int | None) -> None:
         """Write how and when a cell ended."""
-        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, time.time(), cell)
+        ended = self.now().timestamp()
+        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, ended, cell)
 
     def forget(self, cell: int) -> None:
         """Remove a cell and its output."""
@@ -287,6 +301,26 @@ class Journal:
     def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
         """Yield the cells that meet a condition on their columns, in the order in which they began."""
         yield from map(read_cell, self._rows(f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
+
+    def count(self, condition: str, *values: Any) -> int:
+        """Return how many cells meet a condition on their columns."""
+        return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608
+
+    def output(self, cell: int, place: int, *, most: int) -> tuple[Output | None, int]:
+        """Return the whole output that has a place in a cell, and its bytes: 0 for none. None where it has too many."""
+        for first, size in self._rows(
+            "SELECT place, length(body) FROM outputs WHERE cell = ? AND place <= ? AND place + pieces > ?",
+            *(cell, place, place),
+        ):
+            if size > most:
+                return None, size
+            for kind, body in self._read("SELECT kind, body FROM outputs WHERE cell = ? AND place = ?", cell, first):
+                return unpacked(kind, body, first), size
+        return None, 0
+
+    def last_place(self, cell: int) -> int:
+        """Return the place of the last thing that a cell has written."""
+        return self._scalar("SELECT max(place + pieces) FROM outputs WHERE cell = ?", cell) - 1
 
     def page(self, cell: int, cursor: int, *, text: int, size: int) -> Page | None:
         """See `Record.page`."""
@@ -305,7 +339,7 @@ class Journal:
                 if outputs and (text < 0 or size < 0):
                     remaining = max(1, self._end(cell) - start - len(body) * piece // pieces)
                     return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
-                outputs.append(unpacked(kind, body, piece, pieces))
+                outputs.append(unpacked(kind, body, place, piece, pieces))
                 cursor = place + piece + 1
         return Page(tuple(_merged(outputs)), cursor, 0, int(known[0][0]))
 
@@ -509,7 +543,7 @@ def _is_text_alone(output: Output) -> bool:
     return isinstance(output, Error) or (not isinstance(output, Stream) and set(output.data) == {"text/plain"})
 
 
-def unpacked(kind: str, body: bytes, piece: int = 0, pieces: int = 1) -> Output:
+def unpacked(kind: str, body: bytes, place: int | None = None, piece: int = 0, pieces: int = 1) -> Output:
     """Return an output, or one piece of it, from its bytes; raises `ValueError` where they are damaged."""
     if kind in ("stdout", "stderr"):
         return Stream("stderr" if kind == "stderr" else "stdout", _decoded(body))
@@ -517,13 +551,15 @@ def unpacked(kind: str, body: bytes, piece: int = 0, pieces: int = 1) -> Output:
     if kind == "error":
         ename, evalue, traceback = content
         if pieces == 1:
-            return Error(ename, evalue, tuple(traceback))
-        return Error(ename, evalue, (_part("\n".join(traceback) or f"{ename}: {evalue}", piece, pieces),))
+            return Error(ename, evalue, tuple(traceback), place)
+        return Error(ename, evalue, (_part("\n".join(traceback) or f"{ename}: {evalue}", piece, pieces),), place)
     data, metadata, count = content
     if pieces > 1:
         # what was put in its place meanwhile may have other forms
         data = {**(data if piece == 0 else {}), "text/plain": _part(_plain(data), piece, pieces)}
-    return ExecuteResult(data, metadata, count) if kind == "result" else DisplayData(data, metadata)
+    if kind == "result":
+        return ExecuteResult(data, metadata, count, place)
+    return DisplayData(data, metadata, place=place)
 
 
 def _plain(data: Mapping[str, Any]) -> str:

@@ -27,6 +27,10 @@ class DisplayData:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: bool = False
     """It stands where another cell displayed it, and this one has changed it (`update_display_data` message)."""
+    place: int | None = field(default=None, compare=False)
+    """Where the journal has it in the cell's output; None where it has not."""
+    dropped: tuple[str, ...] = field(default=(), compare=False)
+    """The MIME types of forms that were too large for memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class ExecuteResult:
     data: Mapping[str, Any]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     execution_count: int | None = None
+    place: int | None = field(default=None, compare=False)
+    """Where the journal has it in the cell's output; None where it has not."""
+    dropped: tuple[str, ...] = field(default=(), compare=False)
+    """The MIME types of forms that were too large for memory."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Error:
     ename: str
     evalue: str
     traceback: tuple[str, ...] = ()
+    place: int | None = field(default=None, compare=False)
+    """Where the journal has it in the cell's output; None where it has not."""
 
 
 Output = Stream | DisplayData | ExecuteResult | Error

@@ -16,18 +16,21 @@ import operator
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mcp.types as T  # noqa: N812
 
 from bridge import charts, outputs, pictures, terminal
+from bridge.addresses import OutputAddress
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _SVG = "image/svg+xml"
 _MAX_IMAGES = 20
 """Images in one result: with more in one request, Claude's API takes smaller images only."""
+_MAX_LINKS = 20
+"""Links in one result: a cell may show a thousand charts."""
 _MAX_SIDE = 8000
 """Pixels: a model's API refuses larger images, and with them the whole conversation from then on."""
 _SVG_SECONDS = 8.0
@@ -43,6 +46,7 @@ _TRACEBACK = 16 << 10
 _PRETTY_JSON = 20_000
 """Characters: indented, deeply nested JSON grows with the square of its depth."""
 
+_PLAIN = "text/plain"
 _JSON = "application/json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _RANKED = {"text/markdown", "text/latex", "text/plain", "text/html"}
@@ -61,10 +65,11 @@ _UNMARKED = re.compile(r"""^(  (?:File "|Cell In\[)[^\n]*, line \d[^\n]*\n)    (
 class _LeftOut:
     """What stands for something that a result cannot hold: an image that does not fit, a chart, a widget.
 
-    Where the whole of it can be read elsewhere, the way to it belongs here.
+    `place`: that of the whole of it in the cell's output, where it can be read as a resource.
     """
 
     text: str
+    place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class _Image:
 
 
 _Part = str | _Image | _LeftOut
+_Block = str | _Image | T.ResourceLink
 
 
 def to_tool_result(
@@ -105,7 +111,12 @@ def to_tool_result(
     elif result.left_out:
         closing.append(f"Left out here are {result.left_out} bytes in the middle of its output.")
     parts = [*map(terminal.shown, notices), *shown, *map(terminal.shown, closing)]
-    content = list(_fit(parts, max_output, max_result, missing, deadline))
+
+    def link(place: int) -> T.ResourceLink:
+        uri = str(OutputAddress(kernel, result.execution, place))
+        return T.ResourceLink(name=f"output {place} of execution {result.execution}, in full", uri=uri)
+
+    content = list(_fit(parts, link, max_output, max_result, missing, deadline))
     return T.CallToolResult(content=content, is_error=result.status in {"error", "lost"})
 
 
@@ -146,37 +157,53 @@ def _size(parts: Sequence[_Part]) -> int:
 
 
 def _fit(
-    parts: Sequence[_Part], max_output: int, max_result: int, missing: tuple[int, int], deadline: float
+    parts: Sequence[_Part],
+    link: Callable[[int], T.ResourceLink],
+    max_output: int,
+    max_result: int,
+    missing: tuple[int, int],
+    deadline: float,
 ) -> Iterator[T.ContentBlock]:
-    """The parts as content within both budgets; neighbouring texts become one block."""
+    """The parts as content within both budgets; neighbouring texts become one block.
+
+    A link stands behind the words for what it leads to: not every client shows links.
+    """
     max_output = min(max_output, max_result)
-    room, free = max_result - min(max_output, _size(parts)), _MAX_IMAGES
-    fitting: list[str | _Image] = []
+    room, free, links = max_result - min(max_output, _size(parts)), _MAX_IMAGES, _MAX_LINKS
+    fitting: list[_Block] = []
     for part in parts:
         image = _fitting(part, room, deadline) if isinstance(part, _Image) and free else None
-        if image is None:
-            fitting.append(_words(part))
-            continue
         if image is not part:
-            fitting.append(f"[{image.about}]")
-        fitting.append(image)
-        room, free = room - len(image.data), free - 1
-    blocks: list[str | _Image] = []
-    for is_image, group in itertools.groupby(fitting, lambda part: isinstance(part, _Image)):
+            fitting.append(f"[{image.about}]" if image else _words(part))
+        if image is not None:
+            fitting.append(image)
+            room, free = room - len(image.data), free - 1
+        place = _instead(part).place if image is not part else None
+        if place is not None and links and room >= (size := len(link(place).model_dump_json())):
+            fitting.append(link(place))
+            room, links = room - size, links - 1
+    blocks: list[_Block] = []
+    for is_text, group in itertools.groupby(fitting, lambda part: isinstance(part, str)):
         several = list(group)
-        blocks.extend(several if is_image else ["\n".join(map(str, several))])
-    # Where an image stands, the text is empty, unless the line that tells of the cut falls there.
-    texts = terminal.cut(["" if isinstance(block, _Image) else block for block in blocks], max_output, missing)
+        blocks.extend(["\n".join(map(str, several))] if is_text else several)
+    # Where no text stands, it is empty, unless the line that tells of the cut falls there.
+    texts = terminal.cut([block if isinstance(block, str) else "" for block in blocks], max_output, missing)
     for block, text in zip(blocks, texts, strict=True):
         if isinstance(block, _Image):
             yield T.ImageContent(data=block.data, mime_type=block.mime_type)
+        elif isinstance(block, T.ResourceLink):
+            yield block
         if text:
             yield T.TextContent(text=text)
 
 
 def _words(part: _Part) -> str:
-    left_out = part.instead if isinstance(part, _Image) else part
-    return left_out.text if isinstance(left_out, _LeftOut) else left_out
+    return _instead(part).text
+
+
+def _instead(part: _Part) -> _LeftOut:
+    """What stands for a part where it does not fit; a text stands for itself."""
+    return part.instead if isinstance(part, _Image) else part if isinstance(part, _LeftOut) else _LeftOut(part)
 
 
 def _fitting(image: _Image, room: int, deadline: float) -> _Image | None:
@@ -231,7 +258,10 @@ def _forms(group: Sequence[outputs.Output], deadline: float) -> Iterator[_Part]:
         elif not isinstance(output, outputs.Stream):
             if isinstance(output, outputs.DisplayData) and output.elsewhere:
                 yield "[what an earlier cell displayed was changed, it shows now:]"
-            yield from _bundle(output.data, deadline)
+            yield from _bundle(output.data, output.place, deadline)
+            dropped = ", ".join(form for form in output.dropped if not form.startswith("text/"))
+            if dropped:
+                yield _LeftOut(terminal.shown(f"[{dropped}: too large for one result]"), output.place)
 
 
 def _error(error: outputs.Error) -> str:
@@ -249,29 +279,49 @@ def _frames(traceback: Sequence[str]) -> Iterator[str]:
         yield from [f"[… {len(frames)} frames like those above …]\n"] if is_known and len(frames) > 3 else frames
 
 
-def _bundle(data: Mapping[str, Any], deadline: float) -> Iterator[_Part]:
+def _bundle(data: Mapping[str, Any], place: int | None, deadline: float) -> Iterator[_Part]:
     """The best form for a model of one object: an image, else what a chart holds, else the most readable text."""
     text = terminal.shown(_readable(data))
     for mime_type in (*_IMAGES, _SVG):
         if mime_type in data:
-            image = _image(mime_type, _string(data[mime_type]), text, deadline)
+            image = _image(mime_type, _string(data[mime_type]), text, place, deadline)
             yield image if isinstance(image, _Image) else terminal.shown(image)
             if isinstance(image, _Image):
                 return
     chart = charts.told(data)
     if chart:
-        yield _LeftOut(terminal.shown(chart))
+        yield _LeftOut(terminal.shown(chart), place)
         return
     unshown = [name for name in data if not name.startswith("text/") and name not in {*_IMAGES, _SVG, _JSON}]
     if _WIDGET in data:
         yield _LeftOut("[a widget, alive only in a notebook; when it was displayed it was:]")
     elif unshown:
-        yield _LeftOut(terminal.shown(f"[{', '.join(unshown)}: can only be shown in a notebook]"))
+        yield _LeftOut(terminal.shown(f"[{', '.join(unshown)}: can only be shown in a notebook]"), place)
     if text:
         yield text
     for found in itertools.islice(_HTML_IMAGE.finditer(_string(data.get("text/html"))), _HTML_IMAGES):
-        image = _image(found[1], found[2].replace("\\", ""), "", deadline)
+        image = _image(found[1], found[2].replace("\\", ""), "", None, deadline)
         yield image if isinstance(image, _Image) else terminal.shown(image)
+
+
+def whole(output: outputs.Output) -> tuple[str | bytes, str]:
+    """One output in full, as a resource: its content and true MIME type; of several forms what is lost in a result."""
+    if isinstance(output, outputs.Stream):
+        return terminal.shown(output.text), _PLAIN
+    if isinstance(output, outputs.Error):
+        return _error(output), _PLAIN
+    data = output.data
+    for mime_type in filter(data.__contains__, _IMAGES):
+        try:
+            raw = base64.b64decode("".join(_string(data[mime_type]).split()), validate=True)
+            return raw, pictures.measure(raw)[0]
+        except (ValueError, struct.error, IndexError):
+            continue
+    form = next((each for each in data if each not in _IMAGES and not each.startswith("text/")), None)
+    if form is not None:
+        content = data[form]
+        return content if isinstance(content, str) else _pretty(content), form
+    return terminal.shown(_readable(data)), _PLAIN
 
 
 def _readable(data: Mapping[str, Any]) -> str:
@@ -324,7 +374,7 @@ def _pretty(content: object) -> str:
         return f"[{_JSON}: nested too deeply to be shown]"
 
 
-def _image(mime_type: str, content: str, text: str, deadline: float) -> _Image | str:
+def _image(mime_type: str, content: str, text: str, place: int | None, deadline: float) -> _Image | str:
     """The image, checked; or a line that says why there is none. `text` is the object's text form."""
     try:
         if mime_type == _SVG:
@@ -337,5 +387,5 @@ def _image(mime_type: str, content: str, text: str, deadline: float) -> _Image |
         return f"[{mime_type}, {len(content)} bytes as text: cannot be shown: {problem}]"
     about = f"{mime_type}, {width}x{height} pixels, {len(raw)} bytes"
     instead = f"[{about}: left out, it is too large for one result; make it smaller or save it to a file]"
-    left_out = _LeftOut("\n".join(filter(None, (instead, text))))
+    left_out = _LeftOut("\n".join(filter(None, (instead, text))), place)
     return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, left_out)

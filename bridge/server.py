@@ -20,10 +20,12 @@ import anyio
 from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.types import INTERNAL_ERROR
 from pydantic import BaseModel
 
 from bridge.policy import Policy
+from bridge.resources import ServerWithResources
 from bridge.tools import App, all_tools
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def build_server(app: App) -> MCPServer[App]:
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
         yield app
 
-    return MCPServer(
+    bus = InMemorySubscriptionBus()
+    server = ServerWithResources(
         "kernel-bridge",
         title="kernel-bridge",
         version=version("kernel-bridge"),
@@ -54,8 +57,11 @@ def build_server(app: App) -> MCPServer[App]:
         tools=all_tools(),
         lifespan=lifespan,
         middleware=[_Guard()],
+        subscriptions=bus,
         log_level="WARNING",
     )
+    server.serve(app, bus)
+    return server
 
 
 def make_app(policy: Policy, *, engine: str | None = None) -> App:

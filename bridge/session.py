@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -123,16 +123,23 @@ class KernelSession:
         explain: Callable[[], Awaitable[str]],
         executions: Executions,
         book: Book | None,
+        on_activity: Callable[[], None] | None,
         patience: float,
     ) -> None:
         self._channels = channels
         self._explain = explain
         self._book = book
+        self._on_activity = on_activity or (lambda: None)
         self._patience = patience
         if book:
             book.speaks(channels.kernel_info.get("language_info"))
         self._turn = asyncio.Lock()
         self._foreign: dict[str, Foreign] = {}
+        # also those that keep nobody waiting: in subshells, or begun before this connection
+        self._cells_of_others: dict[str, Execution] = {}
+        # by request, if it was before this connection that it began, so that its code was not seen; None once all have
+        # ended that could have
+        self._earlier: dict[str, bool] | None = {}
         self._unknown = True
         self._current: Execution | None = None
         self._unwanted: set[str] = set()
@@ -188,6 +195,11 @@ class KernelSession:
         ours = [_described(each) for each in [self._current] if each and not each.done]
         running = (*ours, *map(str, self._foreign.values()))
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
+
+    def keep_what_others_printed(self) -> None:
+        """Write all that others' running cells have printed into the journal now."""
+        for execution in self._cells_of_others.values():
+            execution.result()
 
     async def settled(self) -> SessionState:
         """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
@@ -490,7 +502,9 @@ class KernelSession:
         self._unknown = False
         # what ran before the probe was sent has ended, also where its idle never came
         for msg_id in before:
-            self._foreign_ended(msg_id)
+            self._foreign.pop(msg_id, None)
+        # the reply may be ahead of the last outputs, which come on another socket
+        asyncio.get_running_loop().call_later(IDLE_GRACE, self._end_what_was_before, before)
 
     async def _send(self, code: str, on_message: OnMessage | None) -> Execution:
         self._raise_if_lost()
@@ -721,27 +735,50 @@ class KernelSession:
             self._in_background(self._interrupt_own(execution))
 
     def _foreign_message(self, message: Message) -> None:
-        if message.channel != "iopub" or message.in_subshell or not message.parent_id:
+        if message.channel != "iopub" or not message.parent_id:
             return
         state = message.content.get("execution_state") if message.msg_type == "status" else None
-        if state == "busy":
+        if state == "busy" and not message.in_subshell:
             self._foreign[message.parent_id] = Foreign(message.parent_username, datetime.now(UTC))
-        foreign = self._foreign.get(message.parent_id)
-        if foreign is None:
-            return
-        if message.msg_type == "execute_input" and foreign.execution is None:
-            code = str(message.content.get("code", ""))
-            record = self._recorded(message.parent_id, code, message.parent_session, message.parent_username)
-            foreign.execution = Execution(0, message.parent_id, code, keep=FOREIGN_KEPT, record=record)
-        if foreign.execution:
-            foreign.execution.feed(message)
+            if self._earlier is not None:
+                self._earlier[message.parent_id] = False
+        execution = self._cells_of_others.get(message.parent_id)
+        if execution is None and (message.msg_type == "execute_input" or self._is_earlier(message)):
+            execution = self._begin_cell_of_others(message)
+        if execution is not None:
+            execution.feed(message)
+            if execution.done:
+                self._end_cells_of_others([message.parent_id])
         if state == "idle":
-            self._foreign_ended(message.parent_id)
+            self._foreign.pop(message.parent_id, None)
 
-    def _foreign_ended(self, msg_id: str) -> None:
-        foreign = self._foreign.pop(msg_id, None)
-        if foreign and foreign.execution:
-            foreign.execution.close()
+    def _is_earlier(self, message: Message) -> bool:
+        """Tell whether this is of a cell that had begun before this connection, and is the first that comes of it."""
+        if self._earlier is None or message.parent_type != "execute_request" or message.in_subshell:
+            return False
+        if message.parent_id in self._earlier:
+            return False
+        self._earlier[message.parent_id] = True
+        return True
+
+    def _begin_cell_of_others(self, message: Message) -> Execution:
+        msg_id, code = message.parent_id, str(message.content.get("code", ""))
+        record = self._recorded(msg_id, code, message.parent_session, message.parent_username)
+        execution = self._cells_of_others[msg_id] = Execution(0, msg_id, code, keep=FOREIGN_KEPT, record=record)
+        if msg_id in self._foreign:
+            self._foreign[msg_id].execution = execution
+        self._on_activity()
+        return execution
+
+    def _end_what_was_before(self, probe: Iterable[str]) -> None:
+        earlier = (self._earlier or {}).items()
+        self._end_cells_of_others([*probe, *(msg_id for msg_id, was_before in earlier if was_before)])
+        self._earlier = None
+
+    def _end_cells_of_others(self, msg_ids: Iterable[str]) -> None:
+        for execution in filter(None, [self._cells_of_others.pop(each, None) for each in msg_ids]):
+            execution.close()
+            self._on_activity()
 
     def _idle_never_came(self, execution: Execution) -> None:
         if not execution.done:
@@ -788,9 +825,9 @@ class KernelSession:
         for execution in self.executions:
             execution.lose(self.reason)
             self._settle(execution)
-        for foreign in self._foreign.values():
-            if foreign.execution:
-                foreign.execution.lose(self.reason)
+        for execution in self._cells_of_others.values():
+            execution.lose(self.reason)
+        self._end_cells_of_others([*self._cells_of_others])
         for answered in self._replies.values():
             answered.set_result(None)
 
@@ -804,18 +841,20 @@ async def open_session(
     starting: bool = False,
     executions: Executions | None = None,
     book: Book | None = None,
+    on_activity: Callable[[], None] | None = None,
     patience: float = PATIENCE,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
     `executions` are those of the session that this one takes the place of: numbers go on, and what was kept is read.
-    `book` is where all cells are kept that are seen from now on.
+    `book` is where all cells are kept that are seen from now on; `on_activity` is called when one of someone else's
+    begins or ends.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised. After `patience` seconds without an answer a
     cell of ours that asks is interrupted.
     """
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, executions or Executions(), book, patience)
+    return KernelSession(channels, explain, executions or Executions(), book, on_activity, patience)
 
 
 def _described(execution: Execution) -> str:

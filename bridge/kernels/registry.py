@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio
 
+from bridge.addresses import OutputAddress
 from bridge.connection import load
 from bridge.errors import (
     AmbiguousKernel,
@@ -30,9 +31,12 @@ from bridge.errors import (
     NoSuchKernel,
     NotOurs,
     StartTimeout,
+    UsageError,
 )
+from bridge.execution import Executions
 from bridge.journal import IN_MEMORY, Book, Journal
-from bridge.kernels import files
+from bridge.kernels import files, watching
+from bridge.kernels.activity import Activity
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
 from bridge.kernels.listing import Listing, Outcome, Status
@@ -49,6 +53,8 @@ from bridge.looking import (
     read_variables,
     variables_expression,
 )
+from bridge.looking.names import NameChanges, Names, changes, names_expression, read_names
+from bridge.outputs import Output
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import journal_home
 from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
@@ -83,6 +89,10 @@ class _Connected:
     notices: list[str] = field(default_factory=list)
     """What the next result must say first; kept until one does."""
     reopening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    processes: dict[str, int] = field(default_factory=dict)
+    """The epoch of each process that it was, by the process's own id."""
+    names: Names | None = None
+    """As they were at the last look, in the process that it is now."""
 
     def status(self) -> Status:
         seen = self.session.state()
@@ -130,6 +140,10 @@ class Kernels:
         place = None if calls.kept_output is None else journal_home()
         self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
         """What everyone has run in the connected kernels, as far as it was seen from here."""
+        self.on_activity: Callable[[str], None] = lambda _: None
+        """Called with a kernel's name when a cell of someone else begins or ends in it."""
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called when a kernel was connected, or is so no longer."""
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -270,10 +284,27 @@ class Kernels:
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
             result = executions.page(execution, cursor or 0, text=text, size=size)
         if result is None:
-            known = executions.known()
-            kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
-            raise NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
+            raise _not_kept(execution, executions)
         return Outcome(connected.name, (), result)
+
+    def output(self, address: OutputAddress, *, most: int) -> Output:
+        """Return one whole output; raises `NoSuchKernel` where there is none, `UsageError` for more bytes than most."""
+        connected = self._one(address.kernel)
+        executions = connected.session.executions
+        cell = executions.cell(address.cell) if address.is_execution else address.cell
+        if cell is None:
+            raise _not_kept(address.cell, executions)
+        if not address.is_execution and not watching.is_of(self.journal, cell, connected.name, connected.processes):
+            raise NoSuchKernel(f"No cell {cell} of someone else is kept for kernel {connected.name}.")
+        output, size = self.journal.output(cell, address.place, most=most)
+        if output is None and size:
+            raise UsageError(
+                f"This output has {size} bytes, more than the {most} of one resource. Have the kernel write it to a "
+                "file, or make it smaller."
+            )
+        if output is None:
+            raise NoSuchKernel(f"Nothing is kept at place {address.place} of that cell's output.")
+        return output
 
     async def answer(
         self,
@@ -329,6 +360,30 @@ class Kernels:
         """Look at the last exception of anyone's cell, as `variables`; raises `UsageError` where there was none."""
         connected = await self._live(name)
         return read_error(await connected.session.look(error_expression(frame=frame)))
+
+    async def activity(self, name: str | None = None, *, since: str | None = None, look: bool = True) -> Activity:
+        """Return what the others did and do; see `watching.activity`. `look`: also what became of the names.
+
+        What is known of a kernel is told once more where it turns out to be lost.
+        """
+        connected, notes, names = self._one(name), [], None
+        try:
+            connected = await self._live(connected.name)
+            if look:
+                names, sentence = await self._names(connected)
+                notes.extend([sentence] if sentence else [])
+        except KernelError as error:
+            notes.append(str(error))
+        connected.session.keep_what_others_printed()
+        watched = watching.Watched(connected.status(), connected.processes, connected.since, names, tuple(notes))
+        return watching.activity(self.journal, watched, since=since, size=self.policy.calls.max_output)
+
+    async def _names(self, connected: _Connected) -> tuple[NameChanges | None, str | None]:
+        before = connected.names
+        connected.names = now = read_names(await connected.session.look(names_expression()))
+        if before is None:
+            return None, "This was the first look at the names in this process; the next call tells what changed."
+        return changes(before, now), None
 
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""
@@ -392,6 +447,7 @@ class Kernels:
                 starting=True,
                 executions=connected.session.executions,
                 book=self._book(connected.name, kernel_file),
+                on_activity=lambda: self.on_activity(connected.name),
                 patience=self._patience,
             )
         except BridgeError as error:
@@ -403,6 +459,7 @@ class Kernels:
             )
             return
         connected.epoch += 1
+        connected.processes[connected.kernel], connected.names = connected.epoch, None
         connected.notices.append(
             f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
         )
@@ -414,6 +471,7 @@ class Kernels:
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.pop(connected.name, None)
+        self.on_connected()
         if connected.sandbox:
             with contextlib.suppress(LaunchError):
                 await self.launcher.sweep()
@@ -442,11 +500,14 @@ class Kernels:
             timeout=timeout,
             starting=starting,
             book=book,
+            on_activity=lambda: self.on_activity(book.name),
             patience=self._patience,
         )
         name = _free(sandbox or file.name, self._connected)
-        place.append(_Connected(name, file.path, session, session.kernel, sandbox))
+        book.name = name
+        place.append(_Connected(name, file.path, session, session.kernel, sandbox, processes={session.kernel: 1}))
         self._connected[name] = place[0]
+        self.on_connected()
         return place[0]
 
     def _book(self, name: str, file: KernelFile) -> Book:
@@ -456,6 +517,7 @@ class Kernels:
         async with connected.reopening:
             if self._connected.get(connected.name) is connected:
                 del self._connected[connected.name]
+                self.on_connected()
             await connected.session.close()
 
     # -- sandboxes
@@ -520,6 +582,12 @@ class Kernels:
                 "No kernel is connected: connect_to_kernel joins a running one, start_sandbox starts one."
             )
         raise AmbiguousKernel(f"Several kernels are connected, so name one as `kernel`: {', '.join(self._connected)}.")
+
+
+def _not_kept(execution: int, executions: Executions) -> NoSuchKernel:
+    known = executions.known()
+    kept = f"kept are {known[0]} to {known[1]}" if known else "none has been run yet"
+    return NoSuchKernel(f"Execution {execution} is not kept for this kernel; {kept}.")
 
 
 def _free(name: str, taken: set[str] | dict[str, _Connected]) -> str:

@@ -40,11 +40,21 @@ class App:
     def __init__(self, policy: Policy, make_kernels: Callable[[Policy], Kernels]) -> None:
         self.policy = policy
         self._make_kernels = make_kernels
+        self.on_activity: Callable[[str], None] = lambda _: None
+        """As `Kernels.on_activity`."""
+        self.on_connected: Callable[[], None] = lambda: None
+        """As `Kernels.on_connected`."""
 
     @functools.cached_property
     def kernels(self) -> Kernels:
         """The kernels, made on first use: their libraries must not delay the server's first reply."""
-        return self._make_kernels(self.policy)
+        kernels = self._make_kernels(self.policy)
+        kernels.on_activity, kernels.on_connected = self.on_activity, self.on_connected
+        return kernels
+
+    def connected(self) -> list[str]:
+        """Return the names of the connected kernels."""
+        return [each.name for each in self.kernels.statuses()] if "kernels" in self.__dict__ else []
 
     def timeout(self, asked: float | None) -> float:
         """Return the seconds a call may wait: what was asked for, within the policy; raises `UsageError`."""

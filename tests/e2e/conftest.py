@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp.client.session import ElicitationFnT
+from mcp.client.session import ElicitationFnT, MessageHandlerFnT
 from mcp.types import CallToolResult, ImageContent, TextContent
 
 PASSED_ON = (
@@ -88,7 +88,10 @@ Connect = Callable[..., AbstractAsyncContextManager[Agent]]
 
 @pytest.fixture(params=["auto", "legacy"], ids=["modern", "legacy"])
 def connect(request: pytest.FixtureRequest) -> Connect:
-    """Start a server process with a policy and connect a client to it; `user` answers what is asked of the client's."""
+    """Start a server process with a policy and connect a client to it.
+
+    `user` answers what is asked of the client's; `hears` takes what the server tells unasked.
+    """
 
     @asynccontextmanager
     async def connected(
@@ -96,12 +99,13 @@ def connect(request: pytest.FixtureRequest) -> Connect:
         *,
         program: Sequence[str] = ("-m", "bridge", "serve"),
         user: ElicitationFnT | None = None,
+        hears: MessageHandlerFnT | None = None,
         **environment: str,
     ) -> AsyncIterator[Agent]:
         arguments = [*program, *(["--policy", str(policy)] if policy else [])]
         env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment
         server = StdioServerParameters(command=sys.executable, args=arguments, env=env)
-        async with Client(server, mode=request.param, elicitation_callback=user) as client:
+        async with Client(server, mode=request.param, elicitation_callback=user, message_handler=hears) as client:
             # an era that quietly became the other one would leave half of these tests without a subject
             assert (client.protocol_version >= "2026") is (request.param == "auto")
             yield Agent(client)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.execution import Execution
+from bridge.journal import Journal
 from bridge.messages import Channel, Message
 from bridge.outputs import DisplayData, Error, ExecuteResult, Question, Stream
 
@@ -239,6 +240,24 @@ def test_of_a_display_that_is_too_large_the_smaller_forms_are_kept_and_the_rest_
     assert result.outputs == (DisplayData({"image/png": "p" * 600, "text/plain": "<Figure>"}, {}),)
     assert "text/html (5,000 characters)" in result.notes[0]
     assert result.left_out == 0
+    assert isinstance(result.outputs[0], DisplayData)
+    assert result.outputs[0].dropped == ("text/html",)
+
+
+def test_outputs_know_their_place_in_the_journal_also_after_they_were_updated() -> None:
+    journal = Journal(None)
+    record = journal.book("lab").begin(kernel="k", msg_id="id", code="", client="c", username="a", number=1)
+    execution = Execution(1, "id", "", record=record)
+    updated = display("updated", "d", "update_display_data")
+    raised = message("error", {"ename": "E", "evalue": "", "traceback": []})
+    for each in (stream("text"), display("first", "d"), stream("more"), display("second"), updated, raised):
+        execution.feed(each)
+    page = record.page(0, text=1000, size=1000)
+    assert page
+    for outputs in (execution.result().outputs, page.outputs):
+        assert [each.place for each in outputs if not isinstance(each, Stream)] == [1, 3, 4]
+        assert outputs[1] == DisplayData({"text/plain": "updated"})
+    assert journal.output(record.cell, 1, most=1000)[0] == DisplayData({"text/plain": "updated"})
 
 
 def test_a_plain_text_that_is_too_large_is_kept_in_part() -> None:

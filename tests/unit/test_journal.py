@@ -236,3 +236,33 @@ def test_a_full_disk_is_counted_and_not_raised(journal: Journal) -> None:
     assert page.missing >= 500_000 - 4096 * 20
     assert "full" in str(journal.problem)
     assert begin(journal, "x" * MiB).page(0, text=10, size=10) is None
+
+
+def test_an_output_is_found_by_its_place_and_pages_say_where_it_is(journal: Journal) -> None:
+    record = begin(journal)
+    record.add(Stream("stdout", "x\n" * 10_000))
+    place = record.add(DisplayData({"image/png": "AAAA"}))
+    assert place
+    long = record.add(ExecuteResult({"text/plain": "y" * 10_000}))
+    assert long
+    assert record.add(Stream("stdout", "text")) is None
+    assert journal.output(record.cell, place, most=MiB) == (DisplayData({"image/png": "AAAA"}), 33)
+    whole, _ = journal.output(record.cell, long + 3, most=MiB)
+    assert whole == ExecuteResult({"text/plain": "y" * 10_000})
+    assert whole.place == long
+    places = [each.place for each in everything(record) if isinstance(each, DisplayData | ExecuteResult)]
+    assert set(places) == {place, long}
+    assert places[0] == place
+
+
+def test_an_output_that_is_too_large_is_not_read_and_one_that_is_not_there_has_no_bytes(journal: Journal) -> None:
+    record = begin(journal)
+    place = record.add(DisplayData({"image/png": "A" * 10_000}))
+    assert place == 0
+    found, size = journal.output(record.cell, place, most=1000)
+    assert found is None
+    assert size > 10_000
+    assert journal.output(record.cell, 7, most=1000) == (None, 0)
+    assert journal.output(999, 0, most=1000) == (None, 0)
+    record.clear()
+    assert journal.output(record.cell, place, most=MiB) == (None, 0)

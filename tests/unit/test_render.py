@@ -651,3 +651,80 @@ def test_random_results_are_always_sendable() -> None:
         result = render_all(*found, max_output=200, notices=[noise()], notes=(noise(),))
         result.model_dump_json().encode()
         assert sum(len(each.encode()) for each in content(result)) <= 200 + 20 * len("image/jpeg")
+
+
+# -- links to what a result cannot hold
+
+
+def links(result: T.CallToolResult) -> list[str]:
+    return [str(each.uri) for each in result.content if isinstance(each, T.ResourceLink)]
+
+
+def all_bytes(result: T.CallToolResult) -> int:
+    return sum(len(each.model_dump_json()) for each in result.content if isinstance(each, T.ResourceLink)) + sum(
+        len(each.data) if isinstance(each, T.ImageContent) else len(each.text.encode())
+        for each in result.content
+        if isinstance(each, T.ImageContent | T.TextContent)
+    )
+
+
+def test_an_image_that_does_not_fit_is_linked_to_behind_its_words() -> None:
+    image = DisplayData({"image/png": b64(png(noise=50_000))}, place=4)
+    result = render_all(Stream("stdout", "before"), image, Stream("stdout", "after"), max_result=20_000)
+    first, link, last = result.content
+    assert isinstance(first, T.TextContent)
+    assert "left out, it is too large" in first.text
+    assert isinstance(link, T.ResourceLink)
+    assert str(link.uri) == "kernel-bridge://kernels/alpha/executions/17/outputs/4"
+    assert isinstance(last, T.TextContent)
+    assert last.text == "after"
+
+
+def test_an_image_that_fits_has_no_link_and_one_made_smaller_has() -> None:
+    assert links(render_all(DisplayData({"image/png": b64(png())}, place=0))) == []
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (600, 600), random.Random(1).randbytes(600 * 600 * 3)).save(buffer, "PNG")  # noqa: S311
+    smaller = render_all(DisplayData({"image/png": b64(buffer.getvalue())}, place=0), max_result=600_000)
+    assert any(isinstance(each, T.ImageContent) for each in smaller.content)
+    assert links(smaller) == ["kernel-bridge://kernels/alpha/executions/17/outputs/0"]
+
+
+def test_a_chart_is_linked_to_and_what_is_not_kept_is_not() -> None:
+    chart = {"application/vnd.plotly.v1+json": {"data": [{"type": "bar", "x": [1], "y": [2]}], "layout": {}}}
+    assert len(links(render_all(DisplayData(chart, place=0)))) == 1
+    assert links(render_all(DisplayData(chart))) == []
+
+
+@pytest.mark.parametrize("max_result", [1024, 4096, 16_384])
+def test_links_stay_within_the_budget_of_a_result_and_are_not_without_number(max_result: int) -> None:
+    chart: dict[str, Any] = {"application/vnd.x+json": {}}
+    result = render_all(*(DisplayData(chart, place=n) for n in range(200)), max_output=1000, max_result=max_result)
+    assert all_bytes(result) <= max_result
+    assert len(links(result)) <= 20
+    assert any(isinstance(each, T.TextContent) for each in result.content)
+
+
+# -- one output in full
+
+
+@pytest.mark.parametrize(
+    ("output", "content", "mime_type"),
+    [
+        (Stream("stdout", "\x1b[31mred\x1b[0m\n"), "red\n", "text/plain"),
+        (ExecuteResult({"text/plain": "42"}), "42", "text/plain"),
+        (DisplayData({"image/jpeg": b64(png()), "text/plain": FIGURE}), png(), "image/png"),
+        (DisplayData({"image/svg+xml": "<svg/>", "text/plain": "x"}), "<svg/>", "image/svg+xml"),
+        (
+            DisplayData({"text/plain": "x", "application/vnd.x+json": {"a": 1}}),
+            '{\n "a": 1\n}',
+            "application/vnd.x+json",
+        ),
+        (DisplayData({"image/png": "no image", "text/plain": "what it was"}), "what it was", "text/plain"),
+    ],
+)
+def test_an_output_in_full_has_its_true_type(output: Output, content: str | bytes, mime_type: str) -> None:
+    assert render.whole(output) == (content, mime_type)
+
+
+def test_an_error_in_full_is_its_traceback_without_colour() -> None:
+    assert render.whole(Error("E", "v", ("\x1b[31mTraceback\x1b[0m", "E: v"))) == ("Traceback\nE: v", "text/plain")

@@ -117,7 +117,7 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         if sum(map(_form_size, data.values())) <= limit:
             break
         dropped.append(f"{form} ({_form_size(data[form]):,} characters)")
-        data[form] = data[form][:PIECE] if form == "text/plain" else ""
+        data[form] = _text(data[form])[:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
     return replace(output, data=data), f"Of one output this was too large to keep: {', '.join(dropped)}."
 
@@ -160,17 +160,22 @@ class Execution:
         return self._closed
 
     def feed(self, message: Message) -> None:
-        """Take one message that answers this request; of an unknown type it changes nothing."""
+        """Take one message that answers this request; of an unknown type it changes nothing.
+
+        The first reply counts, and nothing that was published after the idle: what a thread of the cell writes then
+        would be in the result or not, as the reply happens to be late or early.
+        """
         if self._closed:
             return
         if message.msg_type == "execute_reply":
-            self._reply(message.content)
+            if not self.replied:
+                self._reply(message.content)
         elif message.msg_type == "status":
             self._status(message.content.get("execution_state"))
         elif message.msg_type == "execute_input":
             self._started = True
-            self._count = message.content.get("execution_count")
-        else:
+            self._count = _number(message.content.get("execution_count"), self._count)
+        elif not self._idle:
             self._output(message)
 
     def close(self, note: str | None = None) -> None:
@@ -204,15 +209,15 @@ class Execution:
         status = content.get("status")
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
-        self._count = content.get("execution_count", self._count)
-        payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
+        self._count = _number(content.get("execution_count"), self._count)
+        payload = [each for each in _items(content.get("payload")) if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         self._closed = self._idle or self._ending == "aborted"
 
     def _status(self, state: Any) -> None:
         if state == "busy":
             self._started = True
-        elif state == "idle":
+        elif state == "idle" and self._started:
             self._idle = True
             self._closed = self.replied
 
@@ -240,10 +245,10 @@ class Execution:
             self._keep(content, _display(content))
         elif kind == "execute_result":
             data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
-            self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
+            self._keep(content, ExecuteResult(data, metadata, _number(content.get("execution_count"), None)))
         else:
-            lines = tuple(str(line) for line in content.get("traceback") or ())
-            self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
+            lines = tuple(map(_text, _items(content.get("traceback"))))
+            self._keep(content, Error(_text(content.get("ename")), _text(content.get("evalue")), lines))
 
     def _keep(self, content: Any, output: Output) -> None:
         self._note(self._kept.add(output, _mapping(content.get("transient")).get("display_id")))
@@ -254,7 +259,7 @@ class Execution:
             self._notes.append(sentence)
 
     def _stream(self, content: Any) -> None:
-        text = str(content.get("text", ""))
+        text = _text(content.get("text"))
         name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
         for start in range(0, len(text), PIECE):
             self._kept.add(Stream(name, text[start : start + PIECE]))
@@ -264,8 +269,23 @@ def _display(content: Any) -> DisplayData:
     return DisplayData(_mapping(content.get("data")), _mapping(content.get("metadata")))
 
 
+# Code in the kernel can sign anything: what is not of the type that the specification says is taken as missing.
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any, otherwise: int | None) -> int | None:
+    return value if isinstance(value, int) else otherwise
 
 
 class Executions:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import anyio
 
+from bridge import terminal
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
 from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
@@ -48,6 +50,11 @@ INTERRUPT_REPLY = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
 
+# Of what others say of themselves; a line of code is recognised by less.
+LINE, LINE_SOURCE = 80, 1000
+# Of others' requests, when all are told: a person's notebook queues some, nobody reads hundreds.
+TOLD = 10
+
 log = logging.getLogger(__name__)
 
 OnMessage = Callable[[Message], None]
@@ -63,9 +70,14 @@ class Foreign:
 
     def __str__(self) -> str:
         """Describe it for the reader of an error: whose, what, since when."""
-        first = (self.code or "").strip().splitlines()[:1]
-        what = f"`{first[0][:80]}`" if first else "a request"
-        return f"{what} of {self.username or 'another client'}, since {self.since:%H:%M:%S} UTC"
+        first = _line(self.code or "")
+        what = f"`{first}`" if first else "a request"
+        return f"{what} of {_line(self.username) or 'another client'}, since {self.since:%H:%M:%S} UTC"
+
+
+def _line(text: str) -> str:
+    """The first line of what others say of themselves, as a person would see it, cut where it is long."""
+    return next(iter(terminal.shown(text[:LINE_SOURCE]).strip().splitlines()), "").replace("\t", " ")[:LINE]
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,8 @@ class KernelSession:
     @property
     def banner(self) -> str:
         """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
-        language = self._channels.kernel_info.get("language_info") or {}
-        return f"{language.get('name', 'unknown')} {language.get('version', '')}".strip()
+        language = _mapping(self._channels.kernel_info.get("language_info"))
+        return _line(f"{_text(language.get('name')) or 'unknown'} {_text(language.get('version'))}")
 
     @property
     def lost(self) -> bool:
@@ -134,8 +146,14 @@ class KernelSession:
         if self.lost:
             return SessionState("lost", ())
         ours = [f"execution {each.number} of this bridge" for each in [self._current] if each and not each.done]
-        running = (*ours, *map(str, self._foreign.values()))
+        running = (*ours, *self._others())
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
+
+    def _others(self) -> list[str]:
+        """What others' requests are known to run, each as a phrase; of very many the first."""
+        told = [str(each) for each in itertools.islice(self._foreign.values(), TOLD)]
+        more = len(self._foreign) - len(told)
+        return [*told, f"{more} more requests"] if more else told
 
     async def settled(self) -> SessionState:
         """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
@@ -202,7 +220,7 @@ class KernelSession:
         return execution.running and not any(each.code is not None for each in self._foreign.values())
 
     def _not_ours(self) -> NotOurs:
-        others = "; ".join(map(str, self._foreign.values()))
+        others = "; ".join(self._others())
         if others:
             return NotOurs(
                 f"What runs was not started through this bridge ({others}), so it is not interrupted; "
@@ -273,19 +291,17 @@ class KernelSession:
             raise KernelNotResponding(
                 f"The kernel did not let itself be looked into within {LOOK_WAIT:g} s: native code holds it up."
             ) from None
-        answer = (reply.content.get("user_expressions") or {}).get("look") or {}
-        text = (answer.get("data") or {}).get("text/plain")
+        answer = _mapping(_mapping(reply.content.get("user_expressions")).get("look"))
+        text = _mapping(answer.get("data")).get("text/plain")
         if answer.get("status") != "ok" or not isinstance(text, str):
-            raise KernelError(
-                f"The kernel could not be looked into: {answer.get('ename', 'no answer')}: {answer.get('evalue', '')}"
-            )
+            why = f"{_text(answer.get('ename')) or 'no answer'}: {_text(answer.get('evalue'))}"
+            raise KernelError(f"The kernel could not be looked into: {_line(why)}")
         return text
 
     async def _beside(self) -> str | None:
         """Return the id of our subshell, made with the first look; None where the kernel has none."""
-        if self._subshell is None and "kernel subshells" in (
-            self._channels.kernel_info.get("supported_features") or ()
-        ):
+        features = self._channels.kernel_info.get("supported_features")
+        if self._subshell is None and isinstance(features, list) and "kernel subshells" in features:
             reply = await self._or_lost(await self._ask("control", "create_subshell_request", {}))
             made = reply.content.get("subshell_id")
             self._subshell = made if isinstance(made, str) else None
@@ -446,7 +462,7 @@ class KernelSession:
     def _told(self, execution: Execution) -> Result:
         result = execution.result()
         if result.status == "queued" and not self.lost:
-            ahead = "; ".join(map(str, self._foreign.values()))
+            ahead = "; ".join(self._others())
             return replace(result, notes=(*result.notes, f"It waits behind {ahead}.")) if ahead else result
         return result
 
@@ -547,6 +563,14 @@ class KernelSession:
             self._settle(execution)
         for answered in self._replies.values():
             answered.set_result(None)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 async def open_session(

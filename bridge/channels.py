@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import stat
@@ -34,6 +35,8 @@ Handler = Callable[[Message], None]
 SEND_TIMEOUT = 2.0
 # Between two requests while a kernel starts; ZMQ itself reconnects underneath.
 ASK_AGAIN = 0.25
+# ZMQ does not give way to others as long as it has a message: a flood on one channel would hold up everything else.
+FAIR = 20
 # Reconnecting is ZMQ's own work, in its own thread.
 RECONNECT_MS, RECONNECT_MAX_MS = 20, 500
 
@@ -211,7 +214,9 @@ class Channels:
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
         socket = self._sockets[channel]
-        while True:
+        for number in itertools.count(1):
+            if number % FAIR == 0:
+                await asyncio.sleep(0)
             frames = await socket.recv_multipart()
             message = self._parse(channel, frames)
             if channel == "iopub" and frames[0] == nonce and not self.refused_signature:

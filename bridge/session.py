@@ -33,7 +33,8 @@ from bridge.execution import Execution, Executions
 from bridge.messages import Message
 from bridge.outputs import Result
 
-# After a reply the idle is milliseconds away; where it does not come, the cell has ended all the same (rule 6).
+# After a reply the idle is milliseconds away, or behind more output; where neither comes any more, the cell has ended
+# all the same (rule 6).
 IDLE_GRACE = 1.0
 # How long an interrupted cell may take to end before the caller is told that it has not.
 INTERRUPT_WAIT = 3.0
@@ -110,6 +111,7 @@ class KernelSession:
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._heard = 0.0
         self._sends: set[asyncio.Task[Any]] = set()
         self.executions = executions
         """All that were sent to this kernel, also by the sessions before this one."""
@@ -469,6 +471,7 @@ class KernelSession:
     # -- receiving
 
     def _receive(self, message: Message) -> None:
+        self._heard = asyncio.get_running_loop().time()
         if message.parent_session != self._channels.session:
             self._foreign_message(message)
             return
@@ -520,9 +523,15 @@ class KernelSession:
             self._foreign[message.parent_id].code = str(message.content.get("code", ""))
 
     def _idle_never_came(self, execution: Execution) -> None:
-        if not execution.done:
-            execution.close("The kernel did not report idle after the cell's reply; output may be missing.")
-            self._settle(execution)
+        if execution.done:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._heard < IDLE_GRACE / 2:
+            # after a flood the reply is far ahead: its idle stands behind all the output that is still to be read
+            self._graces[execution.msg_id] = loop.call_later(IDLE_GRACE, self._idle_never_came, execution)
+            return
+        execution.close("The kernel did not report idle after the cell's reply; output may be missing.")
+        self._settle(execution)
 
     def _settle(self, execution: Execution) -> None:
         self._listeners.pop(execution.msg_id, None)

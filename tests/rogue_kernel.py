@@ -181,7 +181,7 @@ class Rogue:
         self.begin(request)
         other = self.session.msg("execute_request")
         other["header"]["session"] = "another client"
-        for number in range(3000):
+        for number in range(1500):
             self.say(f"{number}\n", request)
             self.publish(
                 "status", {"execution_state": "busy"}, {"header": other["header"] | {"msg_id": f"other-{number}"}}
@@ -234,7 +234,7 @@ class Rogue:
             lambda: self.publish("status", {"execution_state": "idle"}, request),
         ]
         for step in steps:
-            time.sleep(0.25)
+            time.sleep(0.15)
             step()
 
     def never(self, request: Parent) -> None:

@@ -54,7 +54,7 @@ async def test_while_a_kernel_floods_its_output_every_other_call_is_answered(
             await agent.client.call_tool("kernel_status", {})
             answered += not flooding.done()
         lines = (await flooding).splitlines()
-        assert (lines[0], lines[-1]) == ("0", "2999")
+        assert (lines[0], lines[-1]) == ("0", "1499")
         # others' cells never end here, so the kernel is asked, and that it answers in turn means that they have
         assert await agent.run("honest", kernel="kernel-rogue") == "honest"
         assert answered
@@ -80,9 +80,8 @@ async def test_a_kernel_that_answers_slowly_is_waited_for(connect: Any, start_ro
     rogue = start_rogue_kernel()
     async with asyncio.timeout(SOON), connect() as agent:
         await connected(agent, rogue)
-        assert await agent.run("slow") == "slow"
-        assert "not begun yet" in await agent.run("slow", timeout=0.2)
-        assert await agent.call("get_execution", execution=2, wait=20) == "slow"
+        assert "not begun yet" in await agent.run("slow", timeout=0.1)
+        assert await agent.call("get_execution", execution=1, wait=20) == "slow"
 
 
 async def test_a_kernel_that_tells_nonsense_of_itself_is_connected_to_and_used(

@@ -41,8 +41,8 @@ async def test_a_flood_on_one_channel_gives_way_to_all_else_and_its_cell_keeps_i
     turns = asyncio.create_task(take_turns())
     result = await session.execute("flood", timeout=SOON)
     turns.cancel()
-    assert sum(in_a_row) > 6000
+    assert sum(in_a_row) >= 3000
     assert max(in_a_row) <= 100
     assert (result.status, result.notes) == ("ok", ())
-    assert result.outputs == (Stream("stdout", "".join(f"{number}\n" for number in range(3000))),)
+    assert result.outputs == (Stream("stdout", "".join(f"{number}\n" for number in range(1500))),)
     await session.close()

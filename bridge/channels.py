@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import stat
@@ -35,6 +36,8 @@ Handler = Callable[[Message], None]
 SEND_TIMEOUT = 2.0
 # Between two requests while a kernel starts; ZMQ itself reconnects underneath.
 ASK_AGAIN = 0.25
+# ZMQ does not give way to others as long as it has a message: a flood on one channel would hold up everything else.
+FAIR = 20
 # Reconnecting is ZMQ's own work, in its own thread.
 RECONNECT_MS, RECONNECT_MAX_MS = 20, 500
 
@@ -218,7 +221,9 @@ class Channels:
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
         socket = self._sockets[channel]
-        while True:
+        for number in itertools.count(1):
+            if number % FAIR == 0:
+                await asyncio.sleep(0)
             frames = await socket.recv_multipart()
             message, first = self._parse(channel, frames), frames[0]
             del frames  # may be a hundred megabytes, which must not be there twice
@@ -266,7 +271,7 @@ class Channels:
             )
         except ValueError as error:
             self.refused_signature = self.refused_signature or "Invalid Signature" in str(error)
-        except (KeyError, TypeError, AttributeError):
+        except Exception:  # noqa: BLE001, S110 - no frames, JSON nested without end: the library fails in its own ways
             pass
         return None
 

@@ -129,7 +129,7 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         if sum(map(_form_size, data.values())) <= limit:
             break
         dropped[form] = f"{form} ({_form_size(data[form]):,} characters)"
-        data[form] = data[form][:PIECE] if form == "text/plain" else ""
+        data[form] = _text(data[form])[:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
     note = f"Of one output this was too large: {', '.join(dropped.values())}."
     return replace(output, data=data, dropped=tuple(dropped)), note
@@ -194,21 +194,26 @@ class Execution:
         return self._question if self.running else None
 
     def feed(self, message: Message) -> None:
-        """Take one message that answers this request; of an unknown type it changes nothing."""
+        """Take one message that answers this request; of an unknown type it changes nothing.
+
+        The first reply counts, and nothing that was published after the idle: what a thread of the cell writes then
+        would be in the result or not, as the reply happens to be late or early.
+        """
         if self._closed:
             return
         if message.msg_type == "execute_reply":
-            self._reply(message.content)
+            if not self.replied:
+                self._reply(message.content)
         elif message.msg_type == "status":
             self._status(message.content.get("execution_state"))
         elif message.msg_type == "execute_input":
             self._started = True
-            self._count = message.content.get("execution_count")
+            self._count = _number(message.content.get("execution_count"), self._count)
             if self._record:
                 self._record.start(self._count)
         elif message.msg_type == "input_request":
             self._ask(message)
-        else:
+        elif not self._idle:
             self._output(message)
 
     def close_question(self, note: str | None = None) -> None:
@@ -262,10 +267,10 @@ class Execution:
         status = content.get("status")
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
-        self._count = content.get("execution_count", self._count)
+        self._count = _number(content.get("execution_count"), self._count)
         if self._ending == "error" and content.get("ename"):
-            self._raised = Error(str(content["ename"]), str(content.get("evalue", ""))[:PIECE])
-        payload = [each for each in content.get("payload") or [] if isinstance(each, dict)]
+            self._raised = Error(_text(content["ename"]), _text(content.get("evalue"))[:PIECE])
+        payload = [each for each in _items(content.get("payload")) if isinstance(each, dict)]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         if self._idle or self._ending == "aborted":
             self._close()
@@ -273,7 +278,7 @@ class Execution:
     def _status(self, state: Any) -> None:
         if state == "busy":
             self._started = True
-        elif state == "idle":
+        elif state == "idle" and (self._started or not self.number):
             self._idle = True
             if not self.number:
                 self._ending = "error" if self._failed else "ok"
@@ -308,11 +313,11 @@ class Execution:
             self._keep(content, _display(content))
         elif kind == "execute_result":
             data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
-            self._keep(content, ExecuteResult(data, metadata, content.get("execution_count")))
+            self._keep(content, ExecuteResult(data, metadata, _number(content.get("execution_count"), None)))
         else:
             self._failed = True
-            lines = tuple(str(line) for line in content.get("traceback") or ())
-            self._keep(content, Error(str(content.get("ename", "")), str(content.get("evalue", "")), lines))
+            lines = tuple(map(_text, _items(content.get("traceback"))))
+            self._keep(content, Error(_text(content.get("ename")), _text(content.get("evalue")), lines))
 
     def _clear(self) -> None:
         self._kept.clear()
@@ -345,7 +350,7 @@ class Execution:
             self._notes.append(sentence)
 
     def _stream(self, content: Any) -> None:
-        text = str(content.get("text", ""))
+        text = _text(content.get("text"))
         name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
         if self._record:
             self._record.add(Stream(name, text))
@@ -362,8 +367,23 @@ def _display_id(content: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
+# Code in the kernel can sign anything: what is not of the type that the specification says is taken as missing.
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any, otherwise: int | None) -> int | None:
+    return value if isinstance(value, int) else otherwise
 
 
 class Executions:

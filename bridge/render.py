@@ -361,9 +361,12 @@ def _table(source: str, plain: str) -> str:
 
 def _string(content: object) -> str:
     """A form's content; notebook files split theirs into lines."""
-    if isinstance(content, list):
-        return "".join(map(str, content))
-    return "" if content is None else str(content)
+    try:
+        if isinstance(content, list):
+            return "".join(map(str, content))
+        return "" if content is None else str(content)
+    except RecursionError:
+        return "[nested too deeply to be shown]"
 
 
 def _pretty(content: object) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 import anyio
 
+from bridge import terminal
 from bridge.channels import Channels, open_channels
 from bridge.connection import ConnectionInfo
 from bridge.errors import (
@@ -42,7 +44,8 @@ from bridge.journal import Book, Record
 from bridge.messages import Message
 from bridge.outputs import Result
 
-# After a reply the idle is milliseconds away; where it does not come, the cell has ended all the same (rule 6).
+# After a reply the idle is milliseconds away, or behind more output; where neither comes any more, the cell has ended
+# all the same (rule 6).
 IDLE_GRACE = 1.0
 # How long an interrupted cell may take to end before the caller is told that it has not.
 INTERRUPT_WAIT = 3.0
@@ -65,6 +68,11 @@ PATIENCE = 300.0
 OUTPUT_GRACE = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
+
+# Of what others say of themselves; a line of code is recognised by less.
+LINE, LINE_SOURCE = 80, 1000
+# Of others' requests, when all are told: a person's notebook queues some, nobody reads hundreds.
+TOLD = 10
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +98,14 @@ class Foreign:
 
     def __str__(self) -> str:
         """Describe it for the reader of an error: whose, what, since when."""
-        first = (self.execution.code if self.execution else "").strip().splitlines()[:1]
-        what = f"`{first[0][:80]}`" if first else "a request"
-        return f"{what} of {self.username or 'another client'}, since {self.since:%H:%M:%S} UTC"
+        first = _line(self.execution.code if self.execution else "")
+        what = f"`{first}`" if first else "a request"
+        return f"{what} of {_line(self.username) or 'another client'}, since {self.since:%H:%M:%S} UTC"
+
+
+def _line(text: str) -> str:
+    """The first line of what others say of themselves, as a person would see it, cut where it is long."""
+    return next(iter(terminal.shown(text[:LINE_SOURCE]).strip().splitlines()), "").replace("\t", " ")[:LINE]
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class KernelSession:
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._heard = 0.0
         self._sends: set[asyncio.Task[Any]] = set()
         self.executions = executions
         """All that were sent to this kernel, also by the sessions before this one."""
@@ -180,8 +194,8 @@ class KernelSession:
     @property
     def banner(self) -> str:
         """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
-        language = self._channels.kernel_info.get("language_info") or {}
-        return f"{language.get('name', 'unknown')} {language.get('version', '')}".strip()
+        language = _mapping(self._channels.kernel_info.get("language_info"))
+        return _line(f"{_text(language.get('name')) or 'unknown'} {_text(language.get('version'))}")
 
     @property
     def lost(self) -> bool:
@@ -193,8 +207,14 @@ class KernelSession:
         if self.lost:
             return SessionState("lost", ())
         ours = [_described(each) for each in [self._current] if each and not each.done]
-        running = (*ours, *map(str, self._foreign.values()))
+        running = (*ours, *self._others())
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
+
+    def _others(self) -> list[str]:
+        """What others' requests are known to run, each as a phrase; of very many the first."""
+        told = [str(each) for each in itertools.islice(self._foreign.values(), TOLD)]
+        more = len(self._foreign) - len(told)
+        return [*told, f"{more} more requests"] if more else told
 
     def keep_what_others_printed(self) -> None:
         """Write all that others' running cells have printed into the journal now."""
@@ -266,7 +286,7 @@ class KernelSession:
         return execution.running and not any(each.execution for each in self._foreign.values())
 
     def _not_ours(self) -> NotOurs:
-        others = "; ".join(map(str, self._foreign.values()))
+        others = "; ".join(self._others())
         if others:
             return NotOurs(
                 f"What runs was not started through this bridge ({others}), so it is not interrupted; "
@@ -448,19 +468,17 @@ class KernelSession:
             raise KernelNotResponding(
                 f"The kernel did not let itself be looked into within {LOOK_WAIT:g} s: native code holds it up."
             ) from None
-        answer = (reply.content.get("user_expressions") or {}).get("look") or {}
-        text = (answer.get("data") or {}).get("text/plain")
+        answer = _mapping(_mapping(reply.content.get("user_expressions")).get("look"))
+        text = _mapping(answer.get("data")).get("text/plain")
         if answer.get("status") != "ok" or not isinstance(text, str):
-            raise KernelError(
-                f"The kernel could not be looked into: {answer.get('ename', 'no answer')}: {answer.get('evalue', '')}"
-            )
+            why = f"{_text(answer.get('ename')) or 'no answer'}: {_text(answer.get('evalue'))}"
+            raise KernelError(f"The kernel could not be looked into: {_line(why)}")
         return text
 
     async def _beside(self) -> str | None:
         """Return the id of our subshell, made with the first look; None where the kernel has none."""
-        if self._subshell is None and "kernel subshells" in (
-            self._channels.kernel_info.get("supported_features") or ()
-        ):
+        features = self._channels.kernel_info.get("supported_features")
+        if self._subshell is None and isinstance(features, list) and "kernel subshells" in features:
             reply = await self._or_lost(await self._ask("control", "create_subshell_request", {}))
             made = reply.content.get("subshell_id")
             self._subshell = made if isinstance(made, str) else None
@@ -647,13 +665,14 @@ class KernelSession:
     def _told(self, execution: Execution) -> Result:
         result = execution.result()
         if result.status == "queued" and not self.lost:
-            ahead = "; ".join(map(str, self._foreign.values()))
+            ahead = "; ".join(self._others())
             return replace(result, notes=(*result.notes, f"It waits behind {ahead}.")) if ahead else result
         return result
 
     # -- receiving
 
     def _receive(self, message: Message) -> None:
+        self._heard = asyncio.get_running_loop().time()
         if message.parent_session != self._channels.session:
             self._foreign_message(message)
             return
@@ -781,9 +800,15 @@ class KernelSession:
             self._on_activity()
 
     def _idle_never_came(self, execution: Execution) -> None:
-        if not execution.done:
-            execution.close("The kernel did not report idle after the cell's reply; output may be missing.")
-            self._settle(execution)
+        if execution.done:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._heard < IDLE_GRACE / 2:
+            # after a flood the reply is far ahead: its idle stands behind all the output that is still to be read
+            self._graces[execution.msg_id] = loop.call_later(IDLE_GRACE, self._idle_never_came, execution)
+            return
+        execution.close("The kernel did not report idle after the cell's reply; output may be missing.")
+        self._settle(execution)
 
     def _settle(self, execution: Execution) -> None:
         self._listeners.pop(execution.msg_id, None)
@@ -830,6 +855,14 @@ class KernelSession:
         self._end_cells_of_others([*self._cells_of_others])
         for answered in self._replies.values():
             answered.set_result(None)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 async def open_session(

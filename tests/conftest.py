@@ -76,13 +76,9 @@ def start_host_kernel(runtime: Path) -> Iterator[Callable[..., HostKernel]]:
 
     def start(name: str = "kernel-test", *arguments: str) -> HostKernel:
         file = runtime / f"{name}.json"
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(file), *arguments]
-        log = (runtime / f"{name}.log").open("wb")
-        with log:
-            kernel = HostKernel(file, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        started.append(kernel)
-        _wait_for_file(kernel)
-        return kernel
+        started.append(_spawned(file, "-m", "ipykernel_launcher", "-f", str(file), *arguments))
+        _wait_for_file(started[-1])
+        return started[-1]
 
     yield start
     for each in started:
@@ -92,6 +88,28 @@ def start_host_kernel(runtime: Path) -> Iterator[Callable[..., HostKernel]]:
 @pytest.fixture
 def host_kernel(start_host_kernel: Callable[..., HostKernel]) -> HostKernel:
     return start_host_kernel()
+
+
+@pytest.fixture
+def start_rogue_kernel(runtime: Path) -> Iterator[Callable[..., HostKernel]]:
+    """Start what only pretends to be a kernel, see `rogue_kernel.py`; it ends with the test."""
+    started: list[HostKernel] = []
+
+    def start(*arguments: str) -> HostKernel:
+        file = runtime / "kernel-rogue.json"
+        started.append(_spawned(file, str(Path(__file__).with_name("rogue_kernel.py")), str(file), *arguments))
+        _wait_for_file(started[-1])
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+def _spawned(file: Path, *arguments: str) -> HostKernel:
+    with file.with_suffix(".log").open("wb") as log:
+        command = [sys.executable, *arguments]
+        return HostKernel(file, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
 
 def _wait_for_file(kernel: HostKernel) -> None:

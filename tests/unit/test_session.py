@@ -1,0 +1,199 @@
+"""A session's bookkeeping under whatever a kernel may send; a mock stands for it: no real one sends all that."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.errors import KernelError
+from bridge.execution import Executions
+from bridge.messages import Channel, Message
+from bridge.outputs import Result, Stream
+from bridge.session import PATIENCE, KernelSession
+
+SOON = 5.0
+
+
+class Wire:
+    """The channels of a kernel that answers when the test says so, and records what it was sent."""
+
+    session = "ours"
+    kernel = "kernel"
+
+    def __init__(self, info: Any = None) -> None:
+        self.kernel_info = info or {}
+        self.sent: list[tuple[Channel, str, str]] = []
+        self.waiting: dict[str, asyncio.Event] = {}
+        self._ids = itertools.count()
+
+    def start(self, handler: Any, _: Any) -> None:
+        self.receive = handler
+
+    def new_message(self, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
+        return {"header": {"msg_id": f"{msg_type}-{next(self._ids)}", "msg_type": msg_type}, "content": content}
+
+    async def send_message(self, channel: Channel, message: dict[str, Any]) -> None:
+        kind, msg_id = message["header"]["msg_type"], message["header"]["msg_id"]
+        self.sent.append((channel, kind, msg_id))
+        self.waiting.setdefault(kind, asyncio.Event()).set()
+        if kind == "kernel_info_request":
+            asyncio.get_running_loop().call_soon(self.answer, msg_id, channel, "kernel_info_reply", {})
+
+    async def next_sent(self, kind: str) -> str:
+        """Return the id of the newest request of a type, as soon as there is one that was not asked for before."""
+        waiting = self.waiting.setdefault(kind, asyncio.Event())
+        async with asyncio.timeout(SOON):
+            await waiting.wait()
+        waiting.clear()
+        return next(msg_id for _, sent, msg_id in reversed(self.sent) if sent == kind)
+
+    async def close(self) -> None:
+        pass
+
+    def answer(self, msg_id: str, channel: Channel, msg_type: str, content: Any, *, session: str = "ours") -> None:
+        message = Message(
+            channel, msg_type, "kernel", content, {}, msg_id, "execute_request", session, "alice", in_subshell=False
+        )
+        try:
+            self.receive(message)
+        except Exception as error:
+            raise AssertionError(f"{msg_type} {content} was dropped") from error
+
+
+async def gone() -> str:
+    return "The kernel is gone."
+
+
+def opened(wire: Wire) -> KernelSession:
+    return KernelSession(wire, gone, Executions(), None, None, PATIENCE)  # type: ignore[arg-type]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+contents = st.dictionaries(
+    st.sampled_from(["status", "execution_state", "code", "execution_count", "payload", "text", "data", "traceback"]),
+    json_values | st.sampled_from(["busy", "idle", "ok", "error"]),
+    max_size=4,
+)
+garbage = st.tuples(
+    st.sampled_from(["cell", "theirs", "also theirs", "no such", ""]),
+    st.sampled_from(["shell", "iopub", "stdin", "control"]),
+    st.sampled_from(["status", "execute_input", "stream", "display_data", "error", "kernel_info_reply", "comm_msg"]),
+    contents,
+    st.sampled_from(["ours", "theirs", ""]),
+)
+
+
+@given(before=st.lists(garbage, max_size=8), during=st.lists(garbage, max_size=8))
+def test_whatever_a_kernel_sends_beside_them_its_reply_and_idle_end_the_cell(
+    before: list[Any], during: list[Any]
+) -> None:
+    async def scenario() -> Result:
+        wire = Wire()
+        session = opened(wire)
+        ids: dict[str, str] = {}
+
+        def say(messages: list[Any]) -> None:
+            for name, channel, kind, content, parent in messages:
+                wire.answer(ids.get(name, name), channel, kind, content, session=parent)
+
+        say(before)
+        call = asyncio.create_task(session.execute("code", timeout=SOON))
+        ids["cell"] = await wire.next_sent("execute_request")
+        wire.answer(ids["cell"], "iopub", "status", {"execution_state": "busy"})
+        say(during)
+        wire.answer(ids["cell"], "shell", "execute_reply", {"status": "ok"})
+        wire.answer(ids["cell"], "iopub", "status", {"execution_state": "idle"})
+        result = await call
+        assert session.state().state in {"idle", "busy"}
+        str(session.banner)
+        await session.close()
+        assert not session._finished
+        assert not session._listeners
+        return result
+
+    assert asyncio.run(scenario()).status == "ok"
+
+
+@pytest.mark.parametrize("odd", [[], [1], 5, "python", {"name": [1], "version": {}}, {"name": "\ud800\x1b[31m" * 999}])
+def test_a_kernel_that_tells_nonsense_of_itself_has_a_banner_of_one_line(odd: Any) -> None:
+    async def scenario() -> str:
+        session = opened(Wire({"language_info": odd}))
+        banner = session.banner
+        await session.close()
+        return banner
+
+    banner = asyncio.run(scenario())
+    assert banner
+    assert banner.isprintable()
+    assert len(banner) <= 200
+
+
+@pytest.mark.parametrize("odd", [None, [], [1], 5, {"look": 5}, {"look": [1]}, {"look": {"status": "ok", "data": 5}}])
+@pytest.mark.parametrize("features", [5, None, "kernel subshells", ["kernel subshells"], {"a": 1}])
+def test_a_look_that_is_answered_with_nonsense_is_told_in_a_sentence(odd: Any, features: Any) -> None:
+    async def scenario() -> None:
+        wire = Wire({"supported_features": features})
+        session = opened(wire)
+        look = asyncio.create_task(session.look("1"))
+        if isinstance(features, list):
+            wire.answer(await wire.next_sent("create_subshell_request"), "control", "create_subshell_reply", {})
+        msg_id = await wire.next_sent("execute_request")
+        wire.answer(msg_id, "shell", "execute_reply", {"status": "ok", "user_expressions": odd})
+        try:
+            with pytest.raises(KernelError, match="could not be looked into"):
+                await look
+        finally:
+            await session.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_others_run_is_told_of_in_bounded_words_however_much_and_odd_it_is() -> None:
+    async def scenario() -> tuple[str, ...]:
+        wire = Wire()
+        session = opened(wire)
+        for number in range(1000):
+            wire.answer(str(number), "iopub", "status", {"execution_state": "busy"}, session="theirs")
+            wire.answer(str(number), "iopub", "execute_input", {"code": "\x1b[2J\ud800" * 5000}, session="theirs")
+        running = session.state().running
+        await session.close()
+        return running
+
+    running = asyncio.run(scenario())
+    assert sum(map(len, running)) < 5000
+    assert "\x1b" not in "".join(running)
+    assert "".join(running).encode()
+
+
+def test_a_cell_that_others_clear_from_the_queue_is_sent_again_but_not_for_ever() -> None:
+    async def scenario() -> tuple[Result, Result]:
+        wire = Wire()
+        session = opened(wire)
+        call = asyncio.create_task(session.execute("code", timeout=SOON))
+        for _ in range(3):
+            wire.answer(await wire.next_sent("execute_request"), "shell", "execute_reply", {"status": "aborted"})
+        msg_id = await wire.next_sent("execute_request")
+        wire.answer(msg_id, "iopub", "status", {"execution_state": "busy"})
+        wire.answer(msg_id, "iopub", "stream", {"name": "stdout", "text": "a"})
+        wire.answer(msg_id, "shell", "execute_reply", {"status": "ok"})
+        wire.answer(msg_id, "iopub", "status", {"execution_state": "idle"})
+        ran = await call
+        call = asyncio.create_task(session.execute("code", timeout=SOON))
+        for _ in range(5):
+            wire.answer(await wire.next_sent("execute_request"), "shell", "execute_reply", {"status": "aborted"})
+        aborted = await call
+        await session.close()
+        return ran, aborted
+
+    ran, aborted = asyncio.run(scenario())
+    assert (ran.status, ran.outputs) == ("ok", (Stream("stdout", "a"),))
+    assert aborted.status == "aborted"

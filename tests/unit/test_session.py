@@ -197,3 +197,29 @@ def test_a_cell_that_others_clear_from_the_queue_is_sent_again_but_not_for_ever(
     ran, aborted = asyncio.run(scenario())
     assert (ran.status, ran.outputs) == ("ok", (Stream("stdout", "a"),))
     assert aborted.status == "aborted"
+
+
+def test_the_idle_is_waited_for_as_long_as_anything_comes_before_it_and_then_told_as_missing() -> None:
+    async def scenario() -> tuple[bool, Result]:
+        wire = Wire()
+        session = opened(wire)
+        call = asyncio.create_task(session.execute("code", timeout=SOON))
+        msg_id = await wire.next_sent("execute_request")
+        wire.answer(msg_id, "iopub", "status", {"execution_state": "busy"})
+        wire.answer(msg_id, "shell", "execute_reply", {"status": "ok"})
+        execution = session.executions.get(1)
+        assert execution
+        wire.answer(msg_id, "iopub", "stream", {"name": "stdout", "text": "a"})
+        session._idle_never_came(execution)  # as the loop calls it, a second after the reply
+        ended_early = execution.done
+        wire.answer(msg_id, "iopub", "stream", {"name": "stdout", "text": "b"})
+        session._heard = float("-inf")
+        session._idle_never_came(execution)
+        result = await call
+        await session.close()
+        return ended_early, result
+
+    ended_early, result = asyncio.run(scenario())
+    assert not ended_early
+    assert result.outputs == (Stream("stdout", "ab"),)
+    assert "did not report idle" in result.notes[0]

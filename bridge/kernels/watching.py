@@ -86,6 +86,8 @@ def _names(changes: NameChanges | None) -> dict[str, tuple[str, ...]] | None:
 
 
 def _notes(watched: Watched) -> Iterator[str]:
+    if watched.status.state == "unknown":
+        yield "Something runs that began before the bridge came: whose it is the kernel does not tell."
     if watched.status.epoch > 1:
         yield f"The kernel is in epoch {watched.status.epoch}: nothing is left of what cells of earlier ones made."
     if watched.names and watched.names.left_out:

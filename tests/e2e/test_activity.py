@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -92,13 +92,10 @@ async def run_elsewhere(kernel: Any, code: str) -> None:
     await anyio.to_thread.run_sync(elsewhere, kernel.file, code)
 
 
-async def during(work: Awaitable[Any], other: Awaitable[Any]) -> None:
-    async def run(awaitable: Awaitable[Any]) -> None:
-        await awaitable
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(run, work)
-        group.start_soon(run, other)
+async def read_activity(agent: Any) -> Any:
+    [content] = (await agent.client.read_resource(URI)).contents
+    assert content.mime_type == "application/json"
+    return json.loads(content.text)
 
 
 async def test_what_the_user_ran_elsewhere_is_told_with_its_names(connect: Any, host_kernel: Any) -> None:
@@ -129,17 +126,17 @@ async def test_a_subscriber_is_told_of_cells_of_others_and_of_no_others(connect:
         async with subscribed(agent, heard):
             await agent.run("mine = 1")
             await heard.nothing()
-            await during(heard.next(), run_elsewhere(host_kernel, "theirs = 2"))
+            async with anyio.create_task_group() as group:
+                group.start_soon(run_elsewhere, host_kernel, "import time; time.sleep(2)")
+                await heard.next()
+                assert [each["code"] for each in (await read_activity(agent))["running"]] == [
+                    "import time; time.sleep(2)"
+                ]
+                await heard.next()
+                [cell] = (await read_activity(agent))["cells"]
+                assert (cell["code"], cell["outcome"]) == ("import time; time.sleep(2)", "ok")
             assert set(heard.uris) == {URI}
-            [content] = (await agent.client.read_resource(URI)).contents
-            assert content.mime_type == "application/json"
-            told = json.loads(content.text)
-            assert "theirs = 2" in [each["code"] for each in (*told["cells"], *told["running"])]
-            # the end of the cell is told too, after the pause
-            while not json.loads((await agent.client.read_resource(URI)).contents[0].text)["cells"]:
-                await heard.next()
-            with anyio.move_on_after(QUIET):
-                await heard.next()
+            await heard.nothing()
         count = len(heard.uris)
         await run_elsewhere(host_kernel, "after = 3")
         await activity(agent, lambda told: len(told["cells"]) == 2)

@@ -55,13 +55,14 @@ def _charts(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[[Any],
         elif mime_type == "application/geo+json":
             yield "GeoJSON", content, _geo
     # Altair's default form is a script; its JSON stands in its last line.
-    if 'id="altair-viz-' in str(data.get("text/html", ""))[:1000]:
-        yield "Vega-Lite chart", _embedded(_VEGA_IN_HTML, data.get("text/html")), _vega_lite
+    page = data.get("text/html")
+    if isinstance(page, str) and 'id="altair-viz-' in page[:1000]:
+        yield "Vega-Lite chart", _embedded(_VEGA_IN_HTML, page), _vega_lite
 
 
 def _embedded(before: re.Pattern[str], script: object) -> Any:
     """The JSON object in a script after `before`."""
-    text = str(script)
+    text = script if isinstance(script, str) else ""
     found = before.search(text)
     try:
         return json.JSONDecoder().raw_decode(text, found.end())[0] if found else None

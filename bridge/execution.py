@@ -288,7 +288,7 @@ class Execution:
     def _ask(self, message: Message) -> None:
         self._started = True  # stdin may be ahead of iopub
         if not message.content.get("password"):  # such a question is never asked
-            prompt = str(message.content.get("prompt", ""))[:LONGEST_PROMPT]
+            prompt = _text(message.content.get("prompt"))[:LONGEST_PROMPT]
             self._question = Question(str(message.header.get("msg_id", "")), prompt)
 
     def _output(self, message: Message) -> None:

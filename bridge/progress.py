@@ -28,8 +28,9 @@ class Progress:
 
     def see(self, message: Message) -> None:
         """Take one message of the cell."""
-        if message.msg_type == "stream":
-            self._tail = (self._tail + str(message.content.get("text", ""))[-KEPT:])[-KEPT:]
+        text = message.content.get("text")
+        if message.msg_type == "stream" and isinstance(text, str):
+            self._tail = (self._tail + text[-KEPT:])[-KEPT:]
             self._seen.set()
 
     def newest(self) -> str:

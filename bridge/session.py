@@ -781,7 +781,8 @@ class KernelSession:
         return True
 
     def _begin_cell_of_others(self, message: Message) -> Execution:
-        msg_id, code = message.parent_id, str(message.content.get("code", ""))
+        msg_id, code = message.parent_id, message.content.get("code")
+        code = code if isinstance(code, str) else ""
         record = self._recorded(msg_id, code, message.parent_session, message.parent_username)
         execution = self._cells_of_others[msg_id] = Execution(0, msg_id, code, keep=FOREIGN_KEPT, record=record)
         if msg_id in self._foreign:

@@ -1,17 +1,15 @@
 """Which names were bound, bound anew or deleted between two looks at a kernel.
 
-The one rule: the code that runs in the kernel is `inside_names.py`, as it stands; names are compared by which objects
-they are bound to, so that nothing is called, and an object that was changed in place is the same one as before.
+The one rule: names are compared by which objects they are bound to, so that nothing is called, and an object that was
+changed in place is the same one as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from bridge.looking import _content, _unreadable
+from bridge.looking import _COMMON, _content, _expression, _unreadable
 
 # Names of one kind in an answer; so long a list is read by nobody.
 SHOWN = 50
@@ -39,11 +37,7 @@ class NameChanges:
 
 def names_expression() -> str:
     """Return the expression whose value is the names and marks, as JSON."""
-    return (
-        "(lambda b, n: (b['exec'](b['compile']("
-        f"{_inside()!r}, '<kernel-bridge>', 'exec'), n), n.__setitem__('shell', b['__import__']('IPython')"
-        ".get_ipython()), b['eval']('names(shell)', n), n.clear())[2])((0 for _ in ()).gi_frame.f_builtins, {})"
-    )
+    return _expression((*_COMMON, "names"), "names(shell)")
 
 
 def read_names(answer: str) -> Names:
@@ -75,8 +69,3 @@ def _some(names: Iterable[str]) -> tuple[str, ...]:
         if room >= 0:
             shown.append(name)
     return tuple(shown)
-
-
-@cache
-def _inside() -> str:
-    return Path(__file__).with_name("inside_names.py").read_text(encoding="utf-8")

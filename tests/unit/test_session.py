@@ -35,7 +35,8 @@ class Wire:
         self.receive = handler
 
     def new_message(self, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
-        return {"header": {"msg_id": f"{msg_type}-{next(self._ids)}", "msg_type": msg_type}, "content": content}
+        header = {"msg_id": f"{msg_type}-{next(self._ids)}", "msg_type": msg_type, "username": "agent"}
+        return {"header": header, "content": content}
 
     async def send_message(self, channel: Channel, message: dict[str, Any]) -> None:
         kind, msg_id = message["header"]["msg_type"], message["header"]["msg_id"]

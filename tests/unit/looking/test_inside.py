@@ -52,7 +52,13 @@ def test_no_two_modules_define_the_same_name_because_they_share_one_dictionary()
 
 
 def test_every_module_is_sent_with_all_that_it_imports_from_the_others() -> None:
-    for sent in (looking._COMMON, (*looking._COMMON, "variables"), looking._OBJECTS, looking._EXCEPTIONS):
+    for sent in (
+        looking._COMMON,
+        (*looking._COMMON, "variables"),
+        (*looking._COMMON, "names"),
+        looking._OBJECTS,
+        looking._EXCEPTIONS,
+    ):
         for name in sent:
             for node in ast.walk(ast.parse((INSIDE / f"{name}.py").read_text())):
                 if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bridge.looking.inside."):

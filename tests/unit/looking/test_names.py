@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
+from bridge import looking
 from bridge.errors import KernelError
-from bridge.looking.inside_names import names
 from bridge.looking.names import Names, changes, read_names
 
 
 def look(namespace: dict[Any, Any], hidden: dict[str, Any] | None = None) -> Names:
-    return read_names(repr(names(SimpleNamespace(user_ns=namespace, user_ns_hidden=hidden or {}))))
+    shell = SimpleNamespace(user_ns=namespace, user_ns_hidden=hidden or {})
+    inside: dict[str, Any] = {}
+    for text in looking._inside((*looking._COMMON, "names")):
+        exec(text, inside)  # noqa: S102 - as in the kernel
+    return read_names(repr(inside["answer"](lambda: inside["names"](shell))))
 
 
 def test_bound_rebound_and_deleted_names_are_told_apart() -> None:

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
@@ -42,6 +40,7 @@ from bridge.errors import (
 from bridge.execution import Execution, Executions
 from bridge.journal import Book, Record
 from bridge.messages import Message
+from bridge.others import Others
 from bridge.outputs import Result
 
 # After a reply the idle is milliseconds away, or behind more output; where neither comes any more, the cell has ended
@@ -59,8 +58,6 @@ UNWANTED_GRACE = 0.05
 JUST_BEGUN = 0.5
 # The kernel replies once the signal is sent, within milliseconds.
 INTERRUPT_REPLY = 1.0
-# What others' cells print is read from the journal alone.
-FOREIGN_KEPT = 1024
 # Time to see a question, to think and to look something up; but the kernel stands still, and others wait for it. Less
 # than the ten minutes for which the MCP SDK takes the answer.
 PATIENCE = 300.0
@@ -68,11 +65,6 @@ PATIENCE = 300.0
 OUTPUT_GRACE = 1.0
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
-
-# Of what others say of themselves; a line of code is recognised by less.
-LINE, LINE_SOURCE = 80, 1000
-# Of others' requests, when all are told: a person's notebook queues some, nobody reads hundreds.
-TOLD = 10
 
 log = logging.getLogger(__name__)
 
@@ -85,27 +77,6 @@ OnMessage = Callable[[Message], None]
 Ask = Callable[[str], Awaitable[str | None]]
 """Puts a cell's question to whoever can answer and returns the answer. None: ask the caller, by the result. Raises
 `NoAnswer` where there will be none. Cancelled where the question ends otherwise."""
-
-
-@dataclass
-class Foreign:
-    """A request of someone else that the kernel works on."""
-
-    username: str
-    since: datetime
-    execution: Execution | None = None
-    """Once it is known to be a cell."""
-
-    def __str__(self) -> str:
-        """Describe it for the reader of an error: whose, what, since when."""
-        first = _line(self.execution.code if self.execution else "")
-        what = f"`{first}`" if first else "a request"
-        return f"{what} of {_line(self.username) or 'another client'}, since {self.since:%H:%M:%S} UTC"
-
-
-def _line(text: str) -> str:
-    """The first line of what others say of themselves, as a person would see it, cut where it is long."""
-    return next(iter(terminal.shown(text[:LINE_SOURCE]).strip().splitlines()), "").replace("\t", " ")[:LINE]
 
 
 @dataclass(frozen=True)
@@ -142,17 +113,11 @@ class KernelSession:
         self._channels = channels
         self._explain = explain
         self._book = book
-        self._on_activity = on_activity or (lambda: None)
+        self._others = Others(self._record_of_others, on_activity or (lambda: None))
         self._patience = patience
         if book:
             book.speaks(channels.kernel_info.get("language_info"))
         self._turn = asyncio.Lock()
-        self._foreign: dict[str, Foreign] = {}
-        # also those that keep nobody waiting: in subshells, or begun before this connection
-        self._cells_of_others: dict[str, Execution] = {}
-        # by request, if it was before this connection that it began, so that its code was not seen; None once all have
-        # ended that could have
-        self._earlier: dict[str, bool] | None = {}
         self._unknown = True
         self._current: Execution | None = None
         self._unwanted: set[str] = set()
@@ -195,7 +160,7 @@ class KernelSession:
     def banner(self) -> str:
         """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
         language = _mapping(self._channels.kernel_info.get("language_info"))
-        return _line(f"{_text(language.get('name')) or 'unknown'} {_text(language.get('version'))}")
+        return terminal.first_line(f"{_text(language.get('name')) or 'unknown'} {_text(language.get('version'))}")
 
     @property
     def lost(self) -> bool:
@@ -207,19 +172,12 @@ class KernelSession:
         if self.lost:
             return SessionState("lost", ())
         ours = [_described(each) for each in [self._current] if each and not each.done]
-        running = (*ours, *self._others())
+        running = (*ours, *self._others.phrases())
         return SessionState("busy" if running else "unknown" if self._unknown else "idle", running)
 
-    def _others(self) -> list[str]:
-        """What others' requests are known to run, each as a phrase; of very many the first."""
-        told = [str(each) for each in itertools.islice(self._foreign.values(), TOLD)]
-        more = len(self._foreign) - len(told)
-        return [*told, f"{more} more requests"] if more else told
-
-    def keep_what_others_printed(self) -> None:
+    def write_what_others_printed(self) -> None:
         """Write all that others' running cells have printed into the journal now."""
-        for execution in self._cells_of_others.values():
-            execution.result()
+        self._others.write()
 
     async def settled(self) -> SessionState:
         """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
@@ -283,10 +241,10 @@ class KernelSession:
 
     def _is_running(self, execution: Execution) -> bool:
         """Tell whether our cell runs: one that others are seen to run has begun after ours ended."""
-        return execution.running and not any(each.execution for each in self._foreign.values())
+        return execution.running and not self._others.run_a_cell
 
     def _not_ours(self) -> NotOurs:
-        others = "; ".join(self._others())
+        others = "; ".join(self._others.phrases())
         if others:
             return NotOurs(
                 f"What runs was not started through this bridge ({others}), so it is not interrupted; "
@@ -472,7 +430,7 @@ class KernelSession:
         text = _mapping(answer.get("data")).get("text/plain")
         if answer.get("status") != "ok" or not isinstance(text, str):
             why = f"{_text(answer.get('ename')) or 'no answer'}: {_text(answer.get('evalue'))}"
-            raise KernelError(f"The kernel could not be looked into: {_line(why)}")
+            raise KernelError(f"The kernel could not be looked into: {terminal.first_line(why)}")
         return text
 
     async def _beside(self) -> str | None:
@@ -504,7 +462,7 @@ class KernelSession:
     async def _until_free(self) -> None:
         """Return when nobody else's request is known to run."""
         self._raise_if_lost()
-        while self._unknown or self._foreign:
+        while self._unknown or self._others.requests:
             await self._probe()
 
     async def _first_probe(self) -> None:
@@ -514,15 +472,14 @@ class KernelSession:
 
     async def _probe(self) -> None:
         """Ask on the shell channel and wait: the kernel answers in turn, after all that was sent to it before."""
-        before = set(self._foreign)
+        before = set(self._others.requests)
         answered = await self._ask("shell", "kernel_info_request", {})
         await self._or_lost(answered)
         self._unknown = False
         # what ran before the probe was sent has ended, also where its idle never came
-        for msg_id in before:
-            self._foreign.pop(msg_id, None)
+        self._others.free(before)
         # the reply may be ahead of the last outputs, which come on another socket
-        asyncio.get_running_loop().call_later(IDLE_GRACE, self._end_what_was_before, before)
+        asyncio.get_running_loop().call_later(IDLE_GRACE, self._others.end, before)
 
     async def _send(self, code: str, on_message: OnMessage | None) -> Execution:
         self._raise_if_lost()
@@ -561,6 +518,9 @@ class KernelSession:
         return self._book.begin(
             kernel=self.kernel, msg_id=msg_id, code=code, client=client, username=username, number=number
         )
+
+    def _record_of_others(self, message: Message, code: str) -> Record | None:
+        return self._recorded(message.parent_id, code, message.parent_session, message.parent_username)
 
     def _forget(self, execution: Execution) -> None:
         self._current = None
@@ -665,7 +625,7 @@ class KernelSession:
     def _told(self, execution: Execution) -> Result:
         result = execution.result()
         if result.status == "queued" and not self.lost:
-            ahead = "; ".join(self._others())
+            ahead = "; ".join(self._others.phrases())
             return replace(result, notes=(*result.notes, f"It waits behind {ahead}.")) if ahead else result
         return result
 
@@ -674,7 +634,7 @@ class KernelSession:
     def _receive(self, message: Message) -> None:
         self._heard = asyncio.get_running_loop().time()
         if message.parent_session != self._channels.session:
-            self._foreign_message(message)
+            self._others.see(message)
             return
         execution = self.executions.of(message.parent_id)
         if execution is None:
@@ -750,55 +710,8 @@ class KernelSession:
 
     def _take_back(self, execution: Execution) -> None:
         """Interrupt a cell that nobody waits for any more, if it is still ours that runs."""
-        if self._is_running(execution) and not self._foreign and not self.lost:
+        if self._is_running(execution) and not self._others.requests and not self.lost:
             self._in_background(self._interrupt_own(execution))
-
-    def _foreign_message(self, message: Message) -> None:
-        if message.channel != "iopub" or not message.parent_id:
-            return
-        state = message.content.get("execution_state") if message.msg_type == "status" else None
-        if state == "busy" and not message.in_subshell:
-            self._foreign[message.parent_id] = Foreign(message.parent_username, datetime.now(UTC))
-            if self._earlier is not None:
-                self._earlier[message.parent_id] = False
-        execution = self._cells_of_others.get(message.parent_id)
-        if execution is None and (message.msg_type == "execute_input" or self._is_earlier(message)):
-            execution = self._begin_cell_of_others(message)
-        if execution is not None:
-            execution.feed(message)
-            if execution.done:
-                self._end_cells_of_others([message.parent_id])
-        if state == "idle":
-            self._foreign.pop(message.parent_id, None)
-
-    def _is_earlier(self, message: Message) -> bool:
-        """Tell whether this is of a cell that had begun before this connection, and is the first that comes of it."""
-        if self._earlier is None or message.parent_type != "execute_request" or message.in_subshell:
-            return False
-        if message.parent_id in self._earlier:
-            return False
-        self._earlier[message.parent_id] = True
-        return True
-
-    def _begin_cell_of_others(self, message: Message) -> Execution:
-        msg_id, code = message.parent_id, message.content.get("code")
-        code = code if isinstance(code, str) else ""
-        record = self._recorded(msg_id, code, message.parent_session, message.parent_username)
-        execution = self._cells_of_others[msg_id] = Execution(0, msg_id, code, keep=FOREIGN_KEPT, record=record)
-        if msg_id in self._foreign:
-            self._foreign[msg_id].execution = execution
-        self._on_activity()
-        return execution
-
-    def _end_what_was_before(self, probe: Iterable[str]) -> None:
-        earlier = (self._earlier or {}).items()
-        self._end_cells_of_others([*probe, *(msg_id for msg_id, was_before in earlier if was_before)])
-        self._earlier = None
-
-    def _end_cells_of_others(self, msg_ids: Iterable[str]) -> None:
-        for execution in filter(None, [self._cells_of_others.pop(each, None) for each in msg_ids]):
-            execution.close()
-            self._on_activity()
 
     def _idle_never_came(self, execution: Execution) -> None:
         if execution.done:
@@ -851,9 +764,7 @@ class KernelSession:
         for execution in self.executions:
             execution.lose(self.reason)
             self._settle(execution)
-        for execution in self._cells_of_others.values():
-            execution.lose(self.reason)
-        self._end_cells_of_others([*self._cells_of_others])
+        self._others.lose(self.reason)
         for answered in self._replies.values():
             answered.set_result(None)
 

@@ -29,6 +29,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NEW_LINE = re.compile(r"[\x0b\x0c\x85]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
+_LINE, _LINE_SOURCE = 80, 1000
+"""Characters that a line of code is recognised by, and of its source that are looked at."""
+
 _WIDTH = 200
 """The cursor is not moved further right than this, unless the line is longer."""
 
@@ -47,6 +50,11 @@ def shown(text: str) -> str:
     elif "\r" in text:
         text = "\n".join(_overwritten(line) if "\r" in line else line for line in text.split("\n"))
     return _CONTROL.sub(_picture, text)
+
+
+def first_line(text: str) -> str:
+    """The first line of what others say of themselves, as a person would see it, cut where it is long."""
+    return next(iter(shown(text[:_LINE_SOURCE]).strip().splitlines()), "").replace("\t", " ")[:_LINE]
 
 
 def _picture(control: re.Match[str]) -> str:

@@ -374,7 +374,7 @@ class Kernels:
                 notes.extend([sentence] if sentence else [])
         except KernelError as error:
             notes.append(str(error))
-        connected.session.keep_what_others_printed()
+        connected.session.write_what_others_printed()
         watched = watching.Watched(connected.status(), connected.processes, connected.since, names, tuple(notes))
         return watching.activity(self.journal, watched, since=since, size=self.policy.calls.max_output)
 

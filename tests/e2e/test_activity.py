@@ -173,7 +173,7 @@ async def test_an_image_that_does_not_fit_can_be_read_in_full(connect: Any, host
     image = base64.b64decode(content.blob)
     assert image.startswith(b"\x89PNG")
     assert len(image) > 2_000_000
-    assert "[image/png: too large for one result]" in agent.text(result)
+    assert "900x900 pixels, 2431777 bytes: scaled to " in agent.text(result)
 
 
 async def test_a_plot_of_the_users_can_be_read_by_the_address_that_their_cell_names(

@@ -236,7 +236,7 @@ async def test_our_cell_runs_although_the_persons_failing_cell_aborted_it(host_k
     await person.send("shell", "execute_request", {"code": "import time; time.sleep(0.6); 1/0", "stop_on_error": True})
     await until(lambda: pair.agent.state().state == "busy")
     # as if the person's cell had come between the look and the sending
-    pair.agent._foreign.clear()
+    pair.agent._others.requests.clear()
     result = await pair.agent.execute("v = 8; v", timeout=SOON)
     assert result.status == "ok"
     assert await pair.value("v") == "8"
@@ -245,7 +245,7 @@ async def test_our_cell_runs_although_the_persons_failing_cell_aborted_it(host_k
 async def test_a_cell_that_got_behind_another_is_told_as_queued_not_as_refused(pair: Pair) -> None:
     cell = await started(pair.person, "import time; time.sleep(1)", timeout=SOON)
     await until(lambda: pair.agent.state().state == "busy")
-    pair.agent._foreign.clear()
+    pair.agent._others.requests.clear()
     result = await pair.agent.execute("q = 1", timeout=0.3)
     assert result.status == "queued"
     await cell
@@ -255,7 +255,7 @@ async def test_a_cell_that_got_behind_another_is_told_as_queued_not_as_refused(p
 async def test_a_cancelled_queued_cell_is_interrupted_when_it_starts(pair: Pair) -> None:
     cell = await started(pair.person, "import time; time.sleep(1)", timeout=SOON)
     await until(lambda: pair.agent.state().state == "busy")
-    pair.agent._foreign.clear()
+    pair.agent._others.requests.clear()
     call = asyncio.create_task(pair.agent.execute("import time; time.sleep(30); q = 1", timeout=SOON))
     await until(lambda: pair.agent._current is not None)
     call.cancel()
@@ -331,7 +331,7 @@ async def test_our_cell_whose_idle_came_before_its_reply_is_not_taken_for_the_on
     ours = asyncio.create_task(pair.agent.execute("1", timeout=SOON))
     await until(lambda: bool(replies) and not any(each.running for each in pair.agent.executions))
     theirs = await started(pair.person, "import time; time.sleep(1); kept = 'yes'", timeout=SOON)
-    await until(lambda: any(each.execution for each in pair.agent._foreign.values()))
+    await until(lambda: pair.agent._others.run_a_cell)
     with pytest.raises(NotOurs, match="not started through this bridge"):
         await pair.agent.interrupt()
     ours.cancel()

@@ -27,6 +27,7 @@ LAYERS = [
     },
     {"journal"},
     {"execution", "journals"},
+    {"others"},
     {"channels", "launchers"},
     {"session"},
     {"kernels"},

@@ -142,8 +142,16 @@ def _tool(function: Callable[..., Awaitable[Any]]) -> Tool:
     model = tool.fn_metadata.arg_model
     model.model_config["extra"] = "forbid"
     model.model_rebuild(force=True)
-    tool.parameters = model.model_json_schema(by_alias=True)
+    tool.parameters = _untitled(model.model_json_schema(by_alias=True))
+    tool.fn_metadata.output_schema = _untitled(tool.fn_metadata.output_schema)
     return tool
+
+
+def _untitled(schema: Any) -> Any:
+    """A schema without the names that pydantic gives to everything: a seventh of what a model reads, for nothing."""
+    if isinstance(schema, dict):
+        return {key: _untitled(each) for key, each in schema.items() if not (key == "title" and isinstance(each, str))}
+    return [_untitled(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def _border(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:

@@ -162,7 +162,7 @@ async def test_what_runs_is_told_with_its_output_so_far_and_later_how_it_ended(k
     assert "alice" in now.busy_with[0]
     [ended] = await cells(kernels, 1, now.cursor)
     assert (ended.cell, ended.outcome, ended.output) == (running.cell, "ok", "begun\ndone")
-    assert ended.seconds >= 1
+    assert ended.seconds > 0.5
 
 
 async def test_a_cell_that_ran_before_the_bridge_came_is_told_without_its_code(

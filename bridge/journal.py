@@ -500,7 +500,11 @@ def is_held(directory: Path) -> bool:
 
 def _prepared(file: Path | str) -> sqlite3.Connection:
     database = sqlite3.connect(file, isolation_level=None)
-    database.executescript(_SETTINGS + _SCHEMA)
+    try:
+        database.executescript(_SETTINGS + _SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
 
 

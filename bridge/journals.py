@@ -93,10 +93,14 @@ class Seen:
         # without its log nobody has it open, and SQLite would leave files of its own beside it
         alone = "" if file.with_name(f"{file.name}-wal").exists() else "&immutable=1"
         self._database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
-        self.is_living = is_held(file.parent)
-        self.processes = list(self._database.execute(_PROCESSES))
-        self.has_forgotten = (self._database.execute("SELECT min(id) FROM cells").fetchone()[0] or 1) > 1
-        """The oldest cells have made room for newer ones."""
+        try:
+            self.is_living = is_held(file.parent)
+            self.processes = list(self._database.execute(_PROCESSES))
+            self.has_forgotten = (self._database.execute("SELECT min(id) FROM cells").fetchone()[0] or 1) > 1
+            """The oldest cells have made room for newer ones."""
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Let go of the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +23,10 @@ SIZE = 48 * 1024
 
 
 @pytest.fixture
-def journal() -> Journal:
-    return Journal(None)
+def journal() -> Iterator[Journal]:
+    made = Journal(None)
+    yield made
+    made.close()
 
 
 def begun(journal: Journal, code: str, *, name: str = "lab", kernel: str = "k1", number: int | None = None) -> Record:

@@ -20,6 +20,7 @@ from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, 
 KEPT_BYTES = 8 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
 KEPT_EXECUTIONS = 2
+LATE = "A thread of the cell has put out more since its end: get_execution(execution={}, cursor=0) has it."
 # Executions whose number is known; a few hundred bytes each.
 KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
@@ -196,10 +197,11 @@ class Execution:
     def feed(self, message: Message) -> None:
         """Take one message that answers this request; of an unknown type it changes nothing.
 
-        The first reply counts, and nothing that was published after the idle: what a thread of the cell writes then
-        would be in the result or not, as the reply happens to be late or early.
+        The first reply counts. What was published after the idle, by a thread of the cell, is kept and is in no result:
+        it would be there or not, as the reply happens to be late or early.
         """
         if self._closed:
+            self._late(message)
             return
         if message.msg_type == "execute_reply":
             if not self.replied:
@@ -215,6 +217,8 @@ class Execution:
             self._ask(message)
         elif not self._idle:
             self._output(message)
+        else:
+            self._late(message)
 
     def close_question(self, note: str | None = None) -> None:
         """Ask no longer: it was answered, or given up for the reason that the note tells."""
@@ -242,18 +246,32 @@ class Execution:
         # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
         if self._raised and not any(isinstance(each, Error) for each in outputs):
             outputs = (*outputs, self._raised)
+        cursor = self._record.cursor if self._record else None
+        trouble = self._record.trouble if self._record else None
         return Result(
             execution=self.number,
             status=ending,
             outputs=outputs,
             execution_count=self._count,
-            notes=tuple(self._notes),
+            notes=(*self._notes, *([trouble] if trouble else [])),
             left_out=self._kept.left_out + self._elsewhere.left_out,
             lines_left_out=self._kept.lines_left_out,
-            cursor=self._record.cursor if self._record else None,
+            cursor=None if trouble else cursor,
             ended_kernel=self._ended_kernel,
             question=self.question,
         )
+
+    def write(self) -> None:
+        """Write what waits to be written together with more."""
+        if self._record:
+            self._record.write()
+
+    def _late(self, message: Message) -> None:
+        if self._record and message.msg_type in ("stream", "display_data", "error"):
+            told, self._kept = self._kept, _Kept(KEPT_BYTES)
+            self._output(message)
+            self._kept = told
+            self._note(LATE.format(self.number))
 
     def _close(self) -> None:
         if not self._closed:
@@ -428,7 +446,7 @@ class Executions:
         if page is None or cell is None:
             return None
         now = self._kept[number].result() if number in self._kept else None
-        lost = f"{page.missing} bytes of the cell's output were too much to be kept." if page.missing else ""
+        lost = f"{page.missing} bytes of the cell's output could not be kept." if page.missing else ""
         return Result(
             execution=number,
             status=now.status if now else cell.status,

@@ -28,8 +28,6 @@ from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Status, St
 
 # Characters of a text that are written as one entry; several make a page, also where a policy wants small ones.
 PIECE = 64 * 1024
-# Seconds that text of many small writes may wait to be written together.
-DELAY = 0.5
 # Where nothing may be written to disk, what is kept lies in memory instead.
 IN_MEMORY = 16 * 1024 * 1024
 # Entries of one text that are written together.
@@ -110,15 +108,24 @@ class Record:
         self._name: Literal["stdout", "stderr"] = "stdout"
         self._waiting: list[str] = []
         self._length = 0
-        self._written = 0.0
         self._unwritten = 0
+        self._told = 0
         self._size = 0
 
     @property
     def cursor(self) -> int:
-        """The place of what comes next."""
-        self._write_waiting()
+        """The place of what comes next, once all so far is written."""
+        self.write()
         return self._place
+
+    @property
+    def trouble(self) -> str | None:
+        """Why not all that the cell has put out is here to be read, in a sentence; None where it is."""
+        if not self.cell or self._unwritten:
+            return f"Not all of this output could be kept to be read later: {self._journal.problem}."
+        if not self._journal.holds(self.cell):
+            return "This output is kept no longer: it made room for newer output."
+        return None
 
     def start(self, count: Any) -> None:
         """The kernel has begun the cell, which may have waited behind another since it was sent."""
@@ -127,16 +134,16 @@ class Record:
     def add(self, output: Output, display_id: str | None = None) -> int | None:
         """Keep an output; returns the place of one that is not text among other text, None where it cannot be kept."""
         if not isinstance(output, Stream):
-            self._write_waiting()
+            self.write()
             place = self._place
             return place if self._write([output], display_id) else None
         if output.name != self._name:
-            self._write_waiting()
+            self.write()
             self._name = output.name
         self._waiting.append(output.text)
         self._length += len(output.text)
-        if self._length >= self._journal.piece or time.monotonic() - self._written > DELAY:
-            self._write_waiting()
+        if self._length >= self._journal.piece:
+            self.write()
         return None
 
     def update(self, display_id: str, data: DisplayData) -> None:
@@ -145,13 +152,14 @@ class Record:
 
     def clear(self) -> None:
         """Forget the output so far."""
-        self._waiting, self._length, self._unwritten = [], 0, 0
+        self._waiting, self._length, self._unwritten, self._told = [], 0, 0, 0
         self._journal.clear(self.cell)
 
     def end(self, status: Status, count: int | None) -> None:
-        """The cell has ended: nothing more comes."""
-        self._write_waiting()
-        self._journal.end(self.cell, status, count)
+        """The cell has ended."""
+        self.write()
+        if self._journal.end(self.cell, status, count, missing=self._unwritten - self._told):
+            self._told = self._unwritten
 
     def forget(self) -> None:
         """The cell was never sent."""
@@ -166,13 +174,13 @@ class Record:
 
         None where the cell is no longer kept.
         """
-        self._write_waiting()
+        self.write()
         page = self._journal.page(self.cell, cursor, text=text, size=size)
-        return page and replace(page, missing=page.missing + self._unwritten)
+        return page and replace(page, missing=page.missing + self._unwritten - self._told)
 
-    def _write_waiting(self) -> None:
+    def write(self) -> None:
+        """Write the text that waits for more, to be written together with it."""
         text, self._waiting, self._length = "".join(self._waiting), [], 0
-        self._written = time.monotonic()
         pieces = (Stream(self._name, piece) for piece in _pieces(text, self._journal.piece))
         # a message may hold a hundred megabytes, which must not be there twice
         while some := list(itertools.islice(pieces, TOGETHER)):
@@ -285,10 +293,18 @@ class Journal:
         self._write("DELETE FROM outputs WHERE cell = ?", cell)
         self._write("UPDATE cells SET missing = 0 WHERE id = ?", cell)
 
-    def end(self, cell: int, status: Status, count: int | None) -> None:
-        """Write how and when a cell ended."""
+    def end(self, cell: int, status: Status, count: int | None, *, missing: int) -> bool:
+        """Write how and when a cell ended, and how much more of it is missing; returns whether that was done."""
         ended = self.now().timestamp()
-        self._write("UPDATE cells SET status = ?, count = ?, ended = ? WHERE id = ?", status, count, ended, cell)
+        written = self._write(
+            "UPDATE cells SET status = ?, count = ?, ended = ?, missing = missing + ? WHERE id = ?",
+            *(status, count, ended, missing, cell),
+        )
+        return written is not None
+
+    def holds(self, cell: int) -> bool:
+        """Tell whether a cell is still kept."""
+        return bool(self._scalar("SELECT count(*) FROM cells WHERE id = ?", cell))
 
     def forget(self, cell: int) -> None:
         """Remove a cell and its output."""
@@ -327,25 +343,35 @@ class Journal:
         known = self._rows("SELECT missing FROM cells WHERE id = ?", cell)
         if not known:
             return None
+        missing = int(known[0][0] or 0)
         outputs: list[Output] = []
         rows = self._read(
             "SELECT place, pieces, start, text, kind, body FROM outputs WHERE cell = ? AND place >= "
             "coalesce((SELECT max(place) FROM outputs WHERE cell = ? AND place <= ?), 0) ORDER BY place",
             *(cell, cell, cursor),
         )
+        after: int | None = None
+        end = 0
         for place, pieces, start, cost, kind, body in rows:
+            if after is not None and place > after:
+                outputs.append(Stream("stdout", f"\n… {start - end} bytes are missing here: too much to keep …\n"))
+            after, end = place + pieces, start + len(body)
             for piece in range(max(0, cursor - place), pieces):
                 text, size = text - cost // pieces - 1, size - len(body) // pieces
                 if outputs and (text < 0 or size < 0):
-                    remaining = max(1, self._end(cell) - start - len(body) * piece // pieces)
-                    return Page(tuple(_merged(outputs)), cursor, remaining, int(known[0][0]))
+                    rest = self._rest(cell, place, has_gap=bool(missing))
+                    return Page(tuple(_merged(outputs)), cursor, rest, missing)
                 outputs.append(unpacked(kind, body, place, piece, pieces))
                 cursor = place + piece + 1
-        return Page(tuple(_merged(outputs)), cursor, 0, int(known[0][0]))
+        return Page(tuple(_merged(outputs)), cursor, 0, missing)
 
-    def _end(self, cell: int) -> int:
-        """Return the bytes up to the end of a cell's output."""
-        return self._scalar("SELECT start + length(body) FROM outputs WHERE cell = ? ORDER BY place DESC LIMIT 1", cell)
+    def _rest(self, cell: int, place: int, *, has_gap: bool) -> int:
+        """Return the bytes that are kept from a place on; they are summed up only where some in between are not."""
+        if has_gap:
+            return self._scalar("SELECT sum(length(body)) FROM outputs WHERE cell = ? AND place >= ?", cell, place)
+        end = "SELECT start + length(body) FROM outputs WHERE cell = ? ORDER BY place DESC LIMIT 1"
+        start = "SELECT start FROM outputs WHERE cell = ? AND place = ?"
+        return max(1, self._scalar(end, cell) - self._scalar(start, cell, place))
 
     # -- keeping within the bound
 

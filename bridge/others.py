@@ -106,7 +106,7 @@ class Others:
     def write(self) -> None:
         """Write all that their running cells have printed into the journal now."""
         for cell in self._cells.values():
-            cell.result()
+            cell.write()
 
     def _is_earlier(self, message: Message) -> bool:
         """Tell whether this is of a cell that had begun before this connection, and is the first that comes of it."""

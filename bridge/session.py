@@ -63,6 +63,8 @@ INTERRUPT_REPLY = 1.0
 PATIENCE = 300.0
 # What was printed before a question is on its way on another socket, milliseconds behind it.
 OUTPUT_GRACE = 1.0
+# Text of many small writes may wait that long to be written to the journal together.
+WRITE_DELAY = 0.5
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
 
@@ -136,6 +138,7 @@ class KernelSession:
         self._losing: asyncio.Task[None] | None = None
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._heard = 0.0
+        self._writing: asyncio.TimerHandle | None = None
         self._sends: set[asyncio.Task[Any]] = set()
         self.executions = executions
         """All that were sent to this kernel, also by the sessions before this one."""
@@ -633,6 +636,8 @@ class KernelSession:
 
     def _receive(self, message: Message) -> None:
         self._heard = asyncio.get_running_loop().time()
+        if self._book and self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(WRITE_DELAY, self._write)
         if message.parent_session != self._channels.session:
             self._others.see(message)
             return
@@ -656,6 +661,13 @@ class KernelSession:
             asyncio.get_running_loop().call_later(UNWANTED_GRACE, self._take_back, execution)
         if execution.done:
             self._settle(execution)
+
+    def _write(self) -> None:
+        """Write what cells have printed, for whoever reads the journal while they are silent, or after our death."""
+        self._writing = None
+        for execution in self.executions:
+            execution.write()
+        self._others.write()
 
     def _question_came(self, execution: Execution, message: Message) -> None:
         self._end_asking()  # of the question before, which another client has answered
@@ -765,6 +777,8 @@ class KernelSession:
             execution.lose(self.reason)
             self._settle(execution)
         self._others.lose(self.reason)
+        if self._writing:
+            self._writing.cancel()
         for answered in self._replies.values():
             answered.set_result(None)
 

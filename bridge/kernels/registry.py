@@ -375,6 +375,8 @@ class Kernels:
         except KernelError as error:
             notes.append(str(error))
         connected.session.write_what_others_printed()
+        if self.journal.problem:
+            notes.append(f"Not all that was run could be kept, so cells may be missing here: {self.journal.problem}.")
         watched = watching.Watched(connected.status(), connected.processes, connected.since, names, tuple(notes))
         return watching.activity(self.journal, watched, since=since, size=self.policy.calls.max_output)
 

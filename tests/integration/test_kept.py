@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher
 from bridge.outputs import DisplayData, ExecuteResult, Result, Stream
 from bridge.policy import parse
-from tests.integration.test_session import connect
+from tests.integration.test_session import connect, until
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +151,45 @@ async def test_nothing_that_is_kept_holds_the_key(kernels: Kernels, host_kernel:
     content = b"".join(each.read_bytes() for each in Path(file[2]).parent.iterdir())
     assert re.search(rb"print\('x'\)", content)
     assert host_kernel.info.key.encode() not in content
+
+
+async def test_what_was_printed_is_on_disk_soon_also_where_the_cell_is_silent_then(kernels: Kernels) -> None:
+    begun = await run(
+        kernels, "import time\nfor n in range(3): print(n, flush=True); time.sleep(0.1)\ntime.sleep(3)", 0.1
+    )
+    database = kernels.journal._database()
+
+    def on_disk() -> bytes:
+        return b"".join(body for (body,) in database.execute("SELECT body FROM outputs ORDER BY place"))
+
+    await until(lambda: on_disk() == b"0\n1\n2\n")
+    assert (await read(kernels, begun.execution)).status == "running"
+
+
+async def test_what_a_thread_prints_after_the_end_of_its_cell_is_kept_and_told(kernels: Kernels) -> None:
+    code = (
+        "import threading, time\n"
+        "def late(): time.sleep(0.5); print('late', flush=True)\n"
+        "threading.Thread(target=late).start(); print('now')"
+    )
+    ended = await run(kernels, code)
+    assert (ended.status, text(ended)) == ("ok", "now\n")
+    async with asyncio.timeout(SOON):
+        while not (notes := (await read(kernels, ended.execution)).notes):
+            await asyncio.sleep(0.01)
+    assert "get_execution(execution=1, cursor=0) has it" in notes[0]
+    assert text(await read(kernels, ended.execution, cursor=0)) == "now\nlate\n"
+
+
+async def test_a_disk_that_takes_no_more_is_told_with_every_result_and_with_the_activity(
+    kernels: Kernels, host_kernel: Any
+) -> None:
+    await run(kernels, "print('kept')")
+    # the database's own bound stands for the disk's: SQLite fails with the same error
+    kernels.journal._database().execute("PRAGMA max_page_count = 1")
+    full = await run(kernels, "for n in range(20_000): print(n)")
+    assert full.cursor is None
+    assert "could be kept to be read later: database or disk is full" in full.notes[0]
+    shown = await read(kernels, full.execution, cursor=0)
+    assert (text(shown)[:4], shown.notes) == ("0\n1\n", full.notes)
+    assert "database or disk is full" in (await kernels.activity(look=False)).notes[-1]

@@ -163,6 +163,9 @@ def test_a_cell_that_alone_is_too_much_keeps_its_start_and_its_end_and_the_loss_
         record.add(Stream("stdout", text))
     text = written(iter(everything(record)))
     (page, *_) = pages(record)
+    assert f"\n… {page.missing} bytes are missing here: too much to keep …\n" in text
+    text = text.replace(f"\n… {page.missing} bytes are missing here: too much to keep …\n", "")
+    assert page.remaining < 4 * MiB
     assert text.startswith("000000000\n")
     assert text.endswith("000019999\n")
     assert len(text) + page.missing == size
@@ -234,6 +237,7 @@ def test_a_full_disk_is_counted_and_not_raised(journal: Journal) -> None:
     assert page is not None
     assert written(iter(page.outputs)).startswith("kept\n")
     assert page.missing >= 500_000 - 4096 * 20
+    assert "could be kept" in str(record.trouble)
     assert "full" in str(journal.problem)
     assert begin(journal, "x" * MiB).page(0, text=10, size=10) is None
 

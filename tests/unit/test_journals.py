@@ -92,7 +92,9 @@ def test_restarts_are_one_history_and_another_kernel_of_the_name_is_another(brid
 
 def test_what_a_living_bridge_has_is_read_and_whether_it_lives_is_known(bridge: Bridge, tmp_path: Path) -> None:
     journal = bridge()
-    begin(journal, "m1").add(Stream("stdout", "so far"))
+    record = begin(journal, "m1")
+    record.add(Stream("stdout", "so far"))
+    record.write()
     _, [entry], [outputs], _ = read(tmp_path)
     assert outputs == [Stream("stdout", "so far")]
     assert entry.is_going_on

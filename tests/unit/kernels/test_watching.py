@@ -66,6 +66,7 @@ def test_an_answer_goes_on_where_the_one_before_ended(journal: Journal) -> None:
 def test_a_cell_is_told_while_it_runs_and_once_more_when_it_has_ended(journal: Journal) -> None:
     record = begun(journal, "long()")
     record.add(Stream("stdout", "so far\n"))
+    record.write()
     first = seen(journal)
     assert codes(first) == []
     assert [(each.code, each.outcome, each.output) for each in first.running] == [("long()", "running", "so far")]

@@ -417,6 +417,7 @@ class KernelSession:
         }
         try:
             async with asyncio.timeout(LOOK_WAIT), self._looking:
+                self._raise_if_lost()
                 subshell = await self._beside()
                 state = self.state() if subshell else await self.settled()
                 if subshell is None and state.state != "idle":

@@ -271,7 +271,7 @@ class Calls(BaseModel):
     )
     kept_output: Annotated[int, KEPT] | None = Field(
         default=written("1GiB"),
-        title="how much output is kept on disk, of all cells together; with null a little, in memory alone",
+        title="how much output each server keeps on disk; with null a little, in memory alone",
         description=f"{KEPT.allowed}, or null",
     )
 

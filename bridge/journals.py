@@ -3,7 +3,7 @@
 The one rule: nothing is changed and no bridge is held up; what cannot be read is named in a sentence and passed over.
 
 Several bridges may have seen one kernel. Its cells are told apart by Jupyter's message id, and of a cell that several
-saw the record that knows most is taken.
+saw each thing is taken from the record that knows most of it: one may have seen its begin, another one its end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,15 +70,18 @@ class History:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell, by the record that knows most of it."""
+    """A cell, as one bridge recorded it or as several did together."""
 
     cell: Cell
     seen: Seen
+    """Of the bridge whose record of the output it is."""
+    is_going_on: bool
+    """A bridge that lives still waits for its end."""
 
     @property
-    def is_going_on(self) -> bool:
-        """The bridge that saw it begin still waits for its end."""
-        return self.cell.ended is None and self.seen.is_living
+    def has_begin(self) -> bool:
+        """It was seen from its begin; a bridge that came later knows neither its code nor its `In [n]`."""
+        return bool(self.cell.code) or self.cell.number is not None or self.cell.count is not None
 
     def outputs(self) -> Iterator[Output | Missing]:
         """Yield its output, one after the other from the disk."""
@@ -209,7 +212,7 @@ class Journals:
         for seen in self._opened:
             try:
                 for cell in seen.cells(process):
-                    records[cell.msg_id].append(Entry(cell, seen))
+                    records[cell.msg_id].append(Entry(cell, seen, cell.ended is None and seen.is_living))
             except DAMAGED as error:
                 self._pass_over(seen.file.parent, str(error))
         return sorted(map(_fullest, records.values()), key=lambda each: (each.cell.began, each.cell.count or 0))
@@ -227,18 +230,28 @@ class Journals:
         self.troubles.append(f"{place} cannot be read ({why}), so what it may hold is left out.")
 
 
-def _fullest(records: Iterable[Entry]) -> Entry:
-    """Of several bridges' records of one cell return the one that saw its end, and the most output."""
-    first, *others = records
-    if not others:
-        return first
+def _fullest(records: Sequence[Entry]) -> Entry:
+    """Return what several bridges' records tell of one cell together: its begin, its end and the most output."""
+    if len(records) == 1:
+        return records[0]
+    by_begin = sorted(records, key=lambda each: (not each.has_begin, not each.cell.code, each.cell.began))
+    begin = by_begin[0].cell
+    end = max(records, key=_knows_end)
+    fullest = max(records, key=lambda each: (each.seen.size(each.cell), *_knows_end(each)))
+    cell = replace(
+        begin,
+        id=fullest.cell.id,  # by which the output is found
+        number=next((each.cell.number for each in by_begin if each.cell.number is not None), None),
+        count=next((each.cell.count for each in by_begin if each.cell.count is not None), None),
+        ended=end.cell.ended,
+        status=end.cell.status,
+    )
+    return Entry(cell, fullest.seen, end.is_going_on)
 
-    def knows(entry: Entry) -> tuple[bool, int, bool]:
-        return entry.cell.status in _ENDED, entry.seen.size(entry.cell), entry.cell.number is not None
 
-    fullest = max((first, *others), key=knows)
-    number = next((each.cell.number for each in (first, *others) if each.cell.number is not None), None)
-    return Entry(replace(fullest.cell, number=number), fullest.seen)
+def _knows_end(entry: Entry) -> tuple[bool, bool, bool]:
+    """Order records by what they know of the end: whoever lost the kernel knows less than whoever still waits."""
+    return entry.cell.status in _ENDED, entry.is_going_on, entry.cell.ended is not None
 
 
 def _select(condition: str) -> str:

@@ -45,18 +45,55 @@ def read(directory: Path, choose: int = 0) -> tuple[History, list[Entry], list[l
         return history, entries, [list(each.outputs()) for each in entries], journals.troubles
 
 
-def test_a_cell_that_two_bridges_saw_is_there_once_and_by_the_one_that_saw_its_end(
+def test_a_cell_of_which_one_bridge_saw_the_begin_and_another_one_the_end_is_there_once_and_whole(
     bridge: Bridge, tmp_path: Path
 ) -> None:
     ours, theirs = bridge(), bridge()
-    for journal, number, text in ((ours, 7, "much more than that\n"), (theirs, None, "all\n")):
-        record = begin(journal, "m1", number=number)
-        record.add(Stream("stdout", text))
-        if journal is theirs:
-            record.end("ok", 3)
+    late = begin(theirs, "m1", code="", client="", username="")
+    late.add(Stream("stdout", "end\n"))
+    late.end("ok", None)
+    record = begin(ours, "m1", code="long()", number=7)
+    record.start(3)
+    record.add(Stream("stdout", "begin\nmiddle\n"))
+    ours.close()
     _, [entry], [outputs], _ = read(tmp_path)
-    assert outputs == [Stream("stdout", "all\n")]
-    assert (entry.cell.status, entry.cell.count, entry.cell.number) == ("ok", 3, 7)
+    assert outputs == [Stream("stdout", "begin\nmiddle\n")]
+    cell = entry.cell
+    assert (cell.code, cell.username, cell.client, cell.number, cell.count) == ("long()", "alice", "c", 7, 3)
+    assert (cell.status, entry.has_begin, entry.is_going_on) == ("ok", True, False)
+    assert cell.ended is not None
+
+
+def test_the_larger_output_is_taken_also_where_it_is_not_of_the_bridge_that_saw_the_begin(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    ours, theirs = bridge(), bridge()
+    begin(ours, "m0").end("ok", 1)
+    begin(ours, "m1")
+    late = begin(theirs, "m1", code="")
+    late.add(Stream("stdout", "all the rest\n"))
+    _, [_, entry], [_, outputs], _ = read(tmp_path)
+    assert outputs == [Stream("stdout", "all the rest\n")]
+    assert (entry.cell.code, entry.is_going_on) == ("code of m1", True)
+
+
+def test_a_bridge_that_still_waits_knows_more_than_one_that_lost_the_kernel(bridge: Bridge, tmp_path: Path) -> None:
+    lost, waits = begin(bridge(), "m1"), begin(bridge(), "m1")
+    lost.add(Stream("stdout", "so far"))
+    lost.end("lost", 1)
+    assert [(each.cell.status, each.is_going_on) for each in read(tmp_path)[1]] == [("running", True)]
+    waits.end("error", 1)
+    assert [(each.cell.status, each.is_going_on) for each in read(tmp_path)[1]] == [("error", False)]
+
+
+def test_it_is_known_that_nobody_saw_the_begin_of_a_cell_and_that_an_empty_one_was_empty(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    journal = bridge()
+    begin(journal, "late", code="").end("ok", None)
+    begin(journal, "empty", code="").start(3)
+    begin(journal, "empty and queued", code="", number=1)
+    assert [each.has_begin for each in read(tmp_path)[1]] == [False, True, True]
 
 
 def test_of_two_that_saw_the_end_the_one_with_more_output_is_taken(bridge: Bridge, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def begin(journal: Journal, code: str, *, by: str = "alice", kernel: str = "p1",
 
 
 def texts(directory: Path, **chosen: Any) -> Iterator[str]:
-    with Journals(directory) as journals:
-        [history] = journals.histories()
-        yield from notebook(history, parts(history, journals.entries(history), **chosen))
+    journals = Journals(directory)
+    [history] = journals.histories()
+    yield from notebook(history, parts(history, journals.entries(history), **chosen))
 
 
 def written(directory: Path, **chosen: Any) -> str:

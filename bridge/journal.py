@@ -35,6 +35,9 @@ TOGETHER = 64
 # An entry costs that much beside its contents.
 ROW = 64
 
+# So many ended bridges' directories are left, however small: each start of a bridge and each export looks into all.
+ENDED = 1000
+
 # In each bridge's own directory.
 FILE = "cells.sqlite"
 
@@ -502,14 +505,19 @@ class _Place:
 
 
 def _make_room(parent: Path, limit: int) -> None:
-    """Remove what ended bridges have kept, the oldest first, until no more than the limit is left of it."""
-    ended = sorted(each for each in parent.iterdir() if each.is_dir() and not each.is_symlink() and not is_held(each))
-    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in ended}
-    for each in ended:
-        if sum(sizes.values()) <= limit:
+    """Remove what ended bridges have kept, the oldest first, until what is left is within both limits."""
+    sizes = {}
+    for each in sorted(parent.iterdir()):
+        # one that cannot be looked into, or that another bridge removes now, keeps no other one
+        with contextlib.suppress(OSError):
+            if each.is_dir() and not each.is_symlink() and not is_held(each):
+                sizes[each] = sum(file.lstat().st_size for file in each.iterdir())
+    total = sum(sizes.values())
+    for number, (each, size) in enumerate(sizes.items()):
+        if total <= limit and len(sizes) - number <= ENDED:
             break
         shutil.rmtree(each, ignore_errors=True)
-        del sizes[each]
+        total -= size
 
 
 def is_held(directory: Path) -> bool:

@@ -89,8 +89,8 @@ def _in_journals() -> list[str]:
     from bridge.journals import Journals  # noqa: PLC0415
     from bridge.policy.places import journal_home  # noqa: PLC0415
 
-    with Journals(journal_home()) as journals:
-        return [each.name for each in journals.histories()]
+    journals = Journals(journal_home())
+    return [each.name for each in journals.histories()]
 
 
 def _in_engine(context: click.Context) -> list[str]:

@@ -62,13 +62,16 @@ async def _demo(*, sandboxed: bool) -> None:
         except EngineUnavailable as error:
             say(f"No container engine ({error})\nSo only a host kernel is shown: NOTHING IS ISOLATED in it.")
             sandboxed = False
-    server = StdioServerParameters(command=sys.executable, args=["-m", "bridge", "serve"], env=_environment())
-    async with Client(server) as agent:
-        info = agent.server_info
-        say(f"An MCP client is connected to {info.name if info else 'the server'} over stdio.")
-        if sandboxed:
-            await _show_sandbox(agent)
-        await _show_host_kernel(agent)
+    # what it shows is not among what this user's bridges keep, for `export` and for its completion
+    with tempfile.TemporaryDirectory(prefix="kernel-bridge-demo-") as state:
+        environment = {**_environment(), "XDG_STATE_HOME": state}
+        server = StdioServerParameters(command=sys.executable, args=["-m", "bridge", "serve"], env=environment)
+        async with Client(server) as agent:
+            info = agent.server_info
+            say(f"An MCP client is connected to {info.name if info else 'the server'} over stdio.")
+            if sandboxed:
+                await _show_sandbox(agent)
+            await _show_host_kernel(agent)
     say("Done. Now let your own agent in:  kernel-bridge client add claude")
 
 
@@ -191,6 +194,6 @@ def _text(result: T.CallToolResult) -> str:
 def _environment() -> dict[str, str]:
     """Return what the server needs to find the engine and the files: MCP clients start servers almost bare."""
     names = ("DOCKER_HOST", "KERNEL_BRIDGE_DOCKER_HOST", "KERNEL_BRIDGE_OWNER", "KERNEL_BRIDGE_POLICY", "DOCKER_CONFIG")
-    wanted = [*names, "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
+    wanted = [*names, "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"]
     wanted += ["JUPYTER_RUNTIME_DIR", "DOCKER_CONTEXT"]
     return {name: os.environ[name] for name in wanted if name in os.environ}

@@ -47,23 +47,23 @@ def export(
     if str(file) != "-":
         _must_be_writable(file, force=force)
     policy = find(policy_file)
-    with Journals(journal_home()) as journals:
-        history, notes = find_history(name, policy, journals)
-        entries = journals.entries(history)
-        for each in (*journals.troubles, *notes):
-            say(f"kernel-bridge: {each}")
-        if author is not None:
-            entries = _only(author, entries)
-        if written is percent and history.language.get("name", "python") != "python":
-            raise UsageError(f"{history.name} does not run Python, so it makes no .py; write a notebook (.ipynb).")
-        forgotten = journals.has_forgotten(history)
-        texts = written(history, parts(history, entries, forgotten=forgotten, only=author))
-        if str(file) == "-":
-            for text in texts:
-                sys.stdout.buffer.write(text.encode())
-            sys.stdout.buffer.flush()
-            return
-        size = _save(texts, file, force=force)
+    journals = Journals(journal_home())
+    history, notes = find_history(name, policy, journals)
+    entries = journals.entries(history)
+    for each in (*journals.troubles, *notes):
+        say(f"kernel-bridge: {each}")
+    if author is not None:
+        entries = _only(author, entries)
+    if written is percent and history.language.get("name", "python") != "python":
+        raise UsageError(f"{history.name} does not run Python, so it makes no .py; write a notebook (.ipynb).")
+    forgotten = journals.has_forgotten(history)
+    texts = written(history, parts(history, entries, forgotten=forgotten, only=author))
+    if str(file) == "-":
+        for text in texts:
+            sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+        return
+    size = _save(texts, file, force=force)
     count = f"{len(entries)} cell{'s' * (len(entries) != 1)}"
     say(f"Wrote {count} of {history.name} to {file} ({_shown(size)}).")
 

@@ -16,6 +16,7 @@ from bridge.journals import Entry, History
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&$|~])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSEEN = "This cell began before a bridge was connected: its code and earlier output were not seen."
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def parts(
         if told != by(entry):
             told = by(entry)
             yield Remark(f"by-{mark}", f"*{escaped(told)}, {cell.began:%Y-%m-%d %H:%M} UTC*")
+        if not entry.has_begin:
+            yield Remark(f"begin-{mark}", f"*{_UNSEEN}*")
         yield entry
         ending = _ending(entry)
         if ending:

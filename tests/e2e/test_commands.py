@@ -200,6 +200,16 @@ def test_without_an_engine_the_demo_says_that_nothing_is_isolated(command: Any) 
     assert "still alive, x = 43" in done.stdout
 
 
+def test_the_demo_leaves_nothing_among_what_the_persons_bridges_keep(command: Any, tmp_path: Path) -> None:
+    state, temporary = tmp_path / "state", tmp_path / "tmp"
+    temporary.mkdir()
+    done = command("demo", "--no-sandbox", XDG_STATE_HOME=str(state), TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    assert "still alive, x = 43" in done.stdout
+    assert not [*state.rglob("*.sqlite")]
+    assert not [*temporary.iterdir()]
+
+
 def test_an_engine_that_hangs_delays_no_command_about_host_kernels(
     command: Any, host_kernel: Any, tmp_path: Path
 ) -> None:

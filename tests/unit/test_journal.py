@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.journal import Journal, Page, Record
+from bridge.journal import Journal, Page, Record, is_held
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Stream
 
 MiB = 1 << 20
@@ -200,6 +200,44 @@ def test_what_ended_bridges_kept_goes_first_and_that_of_living_ones_stays(tmp_pa
     assert written(iter(everything(begin(alive)))) == ""
     for journal in (alive, third):
         journal.close()
+
+
+def test_one_directory_that_cannot_be_looked_into_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0 sealed").mkdir()
+    (tmp_path / "1 with a link to nothing").mkdir()
+    (tmp_path / "1 with a link to nothing" / "link").symlink_to(tmp_path / "nothing")
+    ended = Journal(tmp_path, 8 * MiB)
+    begin(ended).add(Stream("stdout", "x" * 6 * MiB))
+    ended.close()
+
+    def held(directory: Path) -> bool:
+        if directory.name == "0 sealed":  # a mode does not stop a superuser
+            raise PermissionError(13, "Permission denied")
+        return is_held(directory)
+
+    monkeypatch.setattr("bridge.journal.is_held", held)
+    started = Journal(tmp_path, 4 * MiB)
+    begin(started)
+    [sealed, living] = sorted(tmp_path.iterdir())
+    assert sealed.name == "0 sealed"
+    assert is_held(living)
+    started.close()
+
+
+def test_of_very_many_ended_bridges_the_oldest_go_however_little_they_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.journal.ENDED", 3)
+    for number in range(6):
+        (tmp_path / f"20250101T00000{number}-0").mkdir()
+    started = Journal(tmp_path, 4 * MiB)
+    begin(started)
+    assert [each.name[:15] for each in sorted(tmp_path.iterdir())][:-1] == [
+        f"20250101T00000{each}" for each in (3, 4, 5)
+    ]
+    started.close()
 
 
 def test_a_bridge_that_saw_nothing_leaves_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,24 +42,61 @@ def begin(journal: Journal, msg_id: str, *, kernel: str = "p1", fingerprint: str
 
 
 def read(directory: Path, choose: int = 0) -> tuple[History, list[Entry], list[list[Any]], list[str]]:
-    with Journals(directory) as journals:
-        history = journals.histories()[choose]
-        entries = journals.entries(history)
-        return history, entries, [list(each.outputs()) for each in entries], journals.troubles
+    journals = Journals(directory)
+    history = journals.histories()[choose]
+    entries = journals.entries(history)
+    return history, entries, [list(each.outputs()) for each in entries], journals.troubles
 
 
-def test_a_cell_that_two_bridges_saw_is_there_once_and_by_the_one_that_saw_its_end(
+def test_a_cell_of_which_one_bridge_saw_the_begin_and_another_one_the_end_is_there_once_and_whole(
     bridge: Bridge, tmp_path: Path
 ) -> None:
     ours, theirs = bridge(), bridge()
-    for journal, number, text in ((ours, 7, "much more than that\n"), (theirs, None, "all\n")):
-        record = begin(journal, "m1", number=number)
-        record.add(Stream("stdout", text))
-        if journal is theirs:
-            record.end("ok", 3)
+    late = begin(theirs, "m1", code="", client="", username="")
+    late.add(Stream("stdout", "end\n"))
+    late.end("ok", None)
+    record = begin(ours, "m1", code="long()", number=7)
+    record.start(3)
+    record.add(Stream("stdout", "begin\nmiddle\n"))
+    ours.close()
     _, [entry], [outputs], _ = read(tmp_path)
-    assert outputs == [Stream("stdout", "all\n")]
-    assert (entry.cell.status, entry.cell.count, entry.cell.number) == ("ok", 3, 7)
+    assert outputs == [Stream("stdout", "begin\nmiddle\n")]
+    cell = entry.cell
+    assert (cell.code, cell.username, cell.client, cell.number, cell.count) == ("long()", "alice", "c", 7, 3)
+    assert (cell.status, entry.has_begin, entry.is_going_on) == ("ok", True, False)
+    assert cell.ended is not None
+
+
+def test_the_larger_output_is_taken_also_where_it_is_not_of_the_bridge_that_saw_the_begin(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    ours, theirs = bridge(), bridge()
+    begin(ours, "m0").end("ok", 1)
+    begin(ours, "m1")
+    late = begin(theirs, "m1", code="")
+    late.add(Stream("stdout", "all the rest\n"))
+    _, [_, entry], [_, outputs], _ = read(tmp_path)
+    assert outputs == [Stream("stdout", "all the rest\n")]
+    assert (entry.cell.code, entry.is_going_on) == ("code of m1", True)
+
+
+def test_a_bridge_that_still_waits_knows_more_than_one_that_lost_the_kernel(bridge: Bridge, tmp_path: Path) -> None:
+    lost, waits = begin(bridge(), "m1"), begin(bridge(), "m1")
+    lost.add(Stream("stdout", "so far"))
+    lost.end("lost", 1)
+    assert [(each.cell.status, each.is_going_on) for each in read(tmp_path)[1]] == [("running", True)]
+    waits.end("error", 1)
+    assert [(each.cell.status, each.is_going_on) for each in read(tmp_path)[1]] == [("error", False)]
+
+
+def test_it_is_known_that_nobody_saw_the_begin_of_a_cell_and_that_an_empty_one_was_empty(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    journal = bridge()
+    begin(journal, "late", code="").end("ok", None)
+    begin(journal, "empty", code="").start(3)
+    begin(journal, "empty and queued", code="", number=1)
+    assert [each.has_begin for each in read(tmp_path)[1]] == [False, True, True]
 
 
 def test_of_two_that_saw_the_end_the_one_with_more_output_is_taken(bridge: Bridge, tmp_path: Path) -> None:
@@ -176,11 +216,11 @@ def test_a_cell_that_was_forgotten_meanwhile_is_told_as_missing(bridge: Bridge, 
     journal = bridge()
     record = begin(journal, "m1")
     record.add(Stream("stdout", "gone"))
-    with Journals(tmp_path) as journals:
-        [entry] = journals.entries(journals.histories()[0])
-        record.forget()
-        begin(journal, "m2").add(Stream("stdout", "of another cell under the same number"))
-        assert list(entry.outputs()) == [Missing(0)]
+    journals = Journals(tmp_path)
+    [entry] = journals.entries(journals.histories()[0])
+    record.forget()
+    begin(journal, "m2").add(Stream("stdout", "of another cell under the same number"))
+    assert list(entry.outputs()) == [Missing(0)]
 
 
 def test_it_is_known_that_older_cells_made_room(bridge: Bridge, tmp_path: Path) -> None:
@@ -189,11 +229,76 @@ def test_it_is_known_that_older_cells_made_room(bridge: Bridge, tmp_path: Path) 
         record = begin(journal, f"m{number}")
         record.add(Stream("stdout", "x" * MiB))
         record.end("ok", number)
-        with Journals(tmp_path) as journals:
-            assert journals.has_forgotten(journals.histories()[0]) is (number > 0)
+        journals = Journals(tmp_path)
+        assert journals.has_forgotten(journals.histories()[0]) is (number > 0)
 
 
 def test_where_no_bridge_ever_ran_there_is_nothing(tmp_path: Path) -> None:
-    with Journals(tmp_path / "none") as journals:
-        assert journals.histories() == []
-        assert journals.troubles == []
+    journals = Journals(tmp_path / "none")
+    assert journals.histories() == []
+    assert journals.troubles == []
+
+
+@pytest.fixture
+def descriptors() -> Iterator[Callable[[int], None]]:
+    """Let this process open only so many files more than it has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def allow(more: int) -> None:
+        # the bound is on the number of the highest one
+        highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + more, hard))
+
+    yield allow
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_there_may_be_more_journals_of_one_kernel_than_files_may_be_open(
+    tmp_path: Path, descriptors: Callable[[int], None]
+) -> None:
+    for number in range(60):
+        journal = Journal(tmp_path, 64 * MiB)
+        for msg_id in (f"m{number:02}", "all saw it"):
+            begin(journal, msg_id).add(Stream("stdout", msg_id))
+        journal.close()
+    descriptors(8)
+    _, entries, outputs, troubles = read(tmp_path)
+    assert troubles == []
+    assert sorted(each.cell.msg_id for each in entries) == ["all saw it", *(f"m{each:02}" for each in range(60))]
+    assert outputs == [[Stream("stdout", each.cell.msg_id)] for each in entries]
+
+
+def test_where_no_file_can_be_opened_a_sentence_says_so(
+    bridge: Bridge, tmp_path: Path, descriptors: Callable[[int], None]
+) -> None:
+    begin(bridge(), "m1").add(Stream("stdout", "x"))
+    journals = Journals(tmp_path)
+    [history] = journals.histories()
+    [entry] = journals.entries(history)
+    filled = [os.open(tmp_path, os.O_RDONLY)]
+    descriptors(0)
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filled.append(os.open(tmp_path, os.O_RDONLY))
+        assert list(entry.outputs()) == [Missing(0)]
+        assert journals.entries(history) == []
+        assert len(journals.troubles) == 1
+        [trouble] = Journals(tmp_path).troubles
+        assert "Too many open files" in trouble
+    finally:
+        for each in filled:
+            os.close(each)
+
+
+def test_a_journal_that_is_removed_meanwhile_is_told_and_the_rest_is_read(bridge: Bridge, tmp_path: Path) -> None:
+    gone = bridge()
+    begin(gone, "m1").add(Stream("stdout", "x"))
+    begin(bridge(), "m2")
+    journals = Journals(tmp_path)
+    [history] = journals.histories()
+    [entry, _] = journals.entries(history)
+    shutil.rmtree(entry.seen.file.parent)
+    assert list(entry.outputs()) == [Missing(0)]
+    assert [each.cell.msg_id for each in journals.entries(history)] == ["m2"]
+    assert len(journals.troubles) == 1

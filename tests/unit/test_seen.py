@@ -37,8 +37,8 @@ def run(journal: Journal, name: str, fingerprint: str) -> None:
 
 
 def chosen(which: str, directory: Path) -> tuple[History, list[str]]:
-    with Journals(directory / "journal") as journals:
-        return find_history(which, find(None), journals)
+    journals = Journals(directory / "journal")
+    return find_history(which, find(None), journals)
 
 
 @pytest.mark.parametrize("which", ["kernel-abc", "abc", "kernel-abc.json", "nb.ipynb", "{runtime}/kernel-abc.json"])

@@ -35,9 +35,9 @@ def begin(journal: Journal, code: str, *, by: str = "alice", kernel: str = "p1",
 
 
 def texts(directory: Path, **chosen: Any) -> Iterator[str]:
-    with Journals(directory) as journals:
-        [history] = journals.histories()
-        yield from notebook(history, parts(history, journals.entries(history), **chosen))
+    journals = Journals(directory)
+    [history] = journals.histories()
+    yield from notebook(history, parts(history, journals.entries(history), **chosen))
 
 
 def written(directory: Path, **chosen: Any) -> str:
@@ -198,3 +198,11 @@ def test_a_long_history_is_never_in_memory_as_a_whole(journal: Journal, tmp_path
     tracemalloc.stop()
     assert size > 64 * MiB
     assert peak < 8 * MiB
+
+
+def test_a_cell_whose_begin_nobody_saw_says_so(journal: Journal, tmp_path: Path, notebook_of: Any) -> None:
+    begin(journal, "").end("ok", None)
+    begin(journal, "x = 1").end("ok", None)
+    found = sources(notebook_of(written(tmp_path)))
+    said = "*This cell began before a bridge was connected: its code and earlier output were not seen.*"
+    assert found[-3:] == [said, "", "x = 1"]

@@ -48,9 +48,9 @@ def test_each_cell_says_who_ran_it_and_nothing_that_anybody_is_called_becomes_co
     for number, name in enumerate(("alice", "x\nraise SystemExit\r# %% [markdown]", "\u2028raise\x0cSystemExit")):
         code = "print(1)\r!ls\r\nx = '\ud800'\0"
         book.begin(kernel=f"p{number}", msg_id=f"m{number}", code=code, client="c", username=name)
-    with Journals(tmp_path) as journals:
-        [history] = journals.histories()
-        text = "".join(percent(history, parts(history, journals.entries(history))))
+    journals = Journals(tmp_path)
+    [history] = journals.histories()
+    text = "".join(percent(history, parts(history, journals.entries(history))))
     journal.close()
     assert "# %% alice, 20" in text
     assert text.count("restarted here") == 2
@@ -60,3 +60,17 @@ def test_each_cell_says_who_ran_it_and_nothing_that_anybody_is_called_becomes_co
         assert not line.startswith(("raise", "!"))
     assert all(line.startswith("#") for line in text.split("\n") if "%%" in line or "Exit" in line)
     assert text.count("# %% [markdown]") == 1 + 3 + 2 + 3
+
+
+def test_a_cell_whose_begin_nobody_saw_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    book = journal.book("lab", fingerprint="f1", spec="python3")
+    for number, code in enumerate(("", "x = 1")):
+        book.begin(kernel="p1", msg_id=f"m{number}", code=code, client="c", username="alice").end("ok", None)
+    journals = Journals(tmp_path)
+    [history] = journals.histories()
+    text = "".join(percent(history, parts(history, journals.entries(history))))
+    journal.close()
+    said = "# *This cell began before a bridge was connected: its code and earlier output were not seen.*\n"
+    assert text.count(said) == 1
+    assert said in text[: text.index("# %% alice")]

@@ -54,10 +54,12 @@ def test_a_cell_of_which_one_bridge_saw_the_begin_and_another_one_the_end_is_the
     ours, theirs = bridge(), bridge()
     late = begin(theirs, "m1", code="", client="", username="")
     late.add(Stream("stdout", "end\n"))
+    late.write()
     late.end("ok", None)
     record = begin(ours, "m1", code="long()", number=7)
     record.start(3)
     record.add(Stream("stdout", "begin\nmiddle\n"))
+    record.write()
     ours.close()
     _, [entry], [outputs], _ = read(tmp_path)
     assert outputs == [Stream("stdout", "begin\nmiddle\n")]
@@ -75,6 +77,7 @@ def test_the_larger_output_is_taken_also_where_it_is_not_of_the_bridge_that_saw_
     begin(ours, "m1")
     late = begin(theirs, "m1", code="")
     late.add(Stream("stdout", "all the rest\n"))
+    late.write()
     _, [_, entry], [_, outputs], _ = read(tmp_path)
     assert outputs == [Stream("stdout", "all the rest\n")]
     assert (entry.cell.code, entry.is_going_on) == ("code of m1", True)
@@ -83,6 +86,7 @@ def test_the_larger_output_is_taken_also_where_it_is_not_of_the_bridge_that_saw_
 def test_a_bridge_that_still_waits_knows_more_than_one_that_lost_the_kernel(bridge: Bridge, tmp_path: Path) -> None:
     lost, waits = begin(bridge(), "m1"), begin(bridge(), "m1")
     lost.add(Stream("stdout", "so far"))
+    lost.write()
     lost.end("lost", 1)
     assert [(each.cell.status, each.is_going_on) for each in read(tmp_path)[1]] == [("running", True)]
     waits.end("error", 1)
@@ -103,6 +107,7 @@ def test_of_two_that_saw_the_end_the_one_with_more_output_is_taken(bridge: Bridg
     for text in ("a\n", "a\nb\n", ""):
         record = begin(bridge(), "m1")
         record.add(Stream("stdout", text))
+        record.write()
         record.end("ok", 1)
     _, entries, [outputs], _ = read(tmp_path)
     assert len(entries) == 1
@@ -195,6 +200,7 @@ def test_output_that_was_too_much_is_told_where_it_was_and_how_much(bridge: Brid
         text = f"{number:09d}\n" * 80
         size += len(text)
         record.add(Stream("stdout", text))
+        record.write()
     record.end("ok", 1)
     _, _, [outputs], _ = read(tmp_path)
     [gap] = [number for number, each in enumerate(outputs) if isinstance(each, Missing)]
@@ -205,6 +211,7 @@ def test_output_that_was_too_much_is_told_where_it_was_and_how_much(bridge: Brid
 def test_what_was_cleared_is_not_missing(bridge: Bridge, tmp_path: Path) -> None:
     record = begin(bridge(), "m1")
     record.add(Stream("stdout", "old\n"))
+    record.write()
     record.add(ExecuteResult({"text/plain": "x" * 200_000}, {}, 1))
     record.clear()
     record.add(ExecuteResult({"text/plain": "y" * 200_000}, {}, 1))
@@ -216,6 +223,7 @@ def test_a_cell_that_was_forgotten_meanwhile_is_told_as_missing(bridge: Bridge, 
     journal = bridge()
     record = begin(journal, "m1")
     record.add(Stream("stdout", "gone"))
+    record.write()
     journals = Journals(tmp_path)
     [entry] = journals.entries(journals.histories()[0])
     record.forget()
@@ -228,6 +236,7 @@ def test_it_is_known_that_older_cells_made_room(bridge: Bridge, tmp_path: Path) 
     for number in range(4):
         record = begin(journal, f"m{number}")
         record.add(Stream("stdout", "x" * MiB))
+        record.write()
         record.end("ok", number)
         journals = Journals(tmp_path)
         assert journals.has_forgotten(journals.histories()[0]) is (number > 0)
@@ -259,7 +268,9 @@ def test_there_may_be_more_journals_of_one_kernel_than_files_may_be_open(
     for number in range(60):
         journal = Journal(tmp_path, 64 * MiB)
         for msg_id in (f"m{number:02}", "all saw it"):
-            begin(journal, msg_id).add(Stream("stdout", msg_id))
+            record = begin(journal, msg_id)
+            record.add(Stream("stdout", msg_id))
+            record.write()
         journal.close()
     descriptors(8)
     _, entries, outputs, troubles = read(tmp_path)

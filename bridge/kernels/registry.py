@@ -269,6 +269,7 @@ class Kernels:
         name: str | None = None,
         wait: float = 0.0,
         cursor: int | None = None,
+        on_message: OnMessage | None = None,
         ask: AskFor | None = None,
     ) -> Outcome:
         """Return how far an execution is, also of a session that is over; from a cursor on, one page of its output.
@@ -279,7 +280,8 @@ class Kernels:
         executions, calls = connected.session.executions, self.policy.calls
         result = None
         if executions.get(execution):
-            result = await connected.session.read(execution, wait=wait, ask=ask and partial(ask, connected.name))
+            asks = ask and partial(ask, connected.name)
+            result = await connected.session.read(execution, wait=wait, on_message=on_message, ask=asks)
         if result is None or (cursor is not None and result.cursor is not None):
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
             result = executions.page(execution, cursor or 0, text=text, size=size)

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
@@ -25,6 +26,7 @@ from bridge.elicitation import question_to_user
 from bridge.errors import BridgeError, UsageError
 from bridge.kernels.listing import Outcome
 from bridge.policy import Policy
+from bridge.progress import Progress, reported
 from bridge.render import to_tool_result
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ def kernels_of(context: Context[App]) -> Kernels:
     if client is not None and client.client_info.name:
         kernels.username = client.client_info.name[:64]
     return kernels
+
+
+def telling(ctx: Context[App]) -> AbstractAsyncContextManager[Progress]:
+    """Tell the client of a cell for as long as a block waits for it; see `progress.reported`."""
+    return reported(lambda passed, line: ctx.report_progress(passed, None, line))
 
 
 async def shown(app: App, outcome: Outcome) -> CallToolResult:

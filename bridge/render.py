@@ -100,7 +100,8 @@ def to_tool_result(
     deadline = time.monotonic() + _SVG_SECONDS
     shown = list(_outputs(result.outputs, deadline))
     if not shown and result.status in {"ok", "error"}:
-        shown = ["[no output]"]
+        is_beyond = result.remaining is not None and result.cursor and not result.outputs
+        shown = ["No more output." if is_beyond else "[no output]"]
     closing = list(_closing(result, kernel))
     size = _size([*notices, *shown, *closing])
     missing = (0, 0)

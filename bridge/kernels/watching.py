@@ -94,8 +94,8 @@ def _notes(watched: Watched, after: float | None) -> Iterator[str]:
         yield f"{watched.names.left_out} more names are left out; list_variables shows all there are now."
     if after is not None and after < watched.since.timestamp():
         yield (
-            f"This server watches since {_written(watched.since)}; what ran before may be missing. What any "
-            f"kernel-bridge saw of it the user can read with `kernel-bridge export {watched.status.name} session.ipynb`."
+            f"This server watches since {_written(watched.since)}; what ran before may be missing. What any other saw "
+            f"the user can read with `kernel-bridge export {watched.status.name} session.ipynb`."
         )
     yield from watched.notes
 

@@ -60,13 +60,13 @@ class App:
 
     def timeout(self, asked: float | None) -> float:
         """Return the seconds a call may wait: what was asked for, within the policy; raises `UsageError`."""
-        calls = self.policy.calls
-        if asked is None:
-            return calls.timeout
-        if not 0 <= asked <= calls.max_timeout:
-            raise UsageError(
-                f"timeout is {asked:g} s; the policy allows 0 to {calls.max_timeout:g} s. Nothing was executed."
-            )
+        return self.policy.calls.timeout if asked is None else self.wait(asked, "timeout", "Nothing was executed.")
+
+    def wait(self, asked: float, argument: str = "wait", nothing: str = "") -> float:
+        """Return the seconds to wait for what runs already; raises as `timeout`, with the argument's name."""
+        most = self.policy.calls.max_timeout
+        if not 0 <= asked <= most:
+            raise UsageError(f"{argument} is {asked:g} s; the policy allows 0 to {most:g} s. {nothing}".rstrip())
         return asked
 
 

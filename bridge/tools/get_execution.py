@@ -28,7 +28,7 @@ async def get_execution(
     Without cursor you get the head and tail of its output and learn whether it has ended; with it one page of all its
     output from there on, and where the next one begins.
     """
-    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(wait)
+    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.wait(wait)
     async with telling(ctx) as progress:
         outcome = await resumed(ctx, kernels, wait=seconds, on_message=progress.see) or await kernels.read(
             execution, name=kernel, wait=seconds, cursor=cursor, on_message=progress.see, ask=ask_user(ctx)

@@ -119,6 +119,12 @@ def test_a_finished_cell_without_output_says_so(found: tuple[Output, ...]) -> No
     assert text(render_all(*found)) == "[no output]"
 
 
+def test_a_page_beyond_the_end_says_so_and_not_that_there_was_no_output() -> None:
+    assert text(render_all(cursor=7, remaining=0)) == "No more output."
+    assert text(render_all(cursor=0, remaining=0)) == "[no output]"
+    assert text(render_all(cursor=7)) == "[no output]"
+
+
 # --- state -----------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ be ahead. `session` owns the waiting.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -239,8 +239,7 @@ class Execution:
         if ending == "running" and not self._started:
             ending = "queued"
         outputs = (*self._kept.merged(), *self._elsewhere.merged())
-        # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
-        if self._raised and not any(isinstance(each, Error) for each in outputs):
+        if self._raised and not _tells(outputs, self._raised):
             outputs = (*outputs, self._raised)
         return Result(
             execution=self.number,
@@ -259,7 +258,7 @@ class Execution:
         if not self._closed:
             self._closed = True
             if self._record:
-                if self._raised and not self._failed:
+                if self._raised and not self._failed and not _tells(tuple(self._kept.merged()), self._raised):
                     self._record.add(self._raised)
                 self._record.end(self._ending or "ok", self._count)
 
@@ -356,6 +355,18 @@ class Execution:
             self._record.add(Stream(name, text))
         for start in range(0, len(text), PIECE):
             self._kept.add(Stream(name, text[start : start + PIECE]))
+
+
+def _tells(outputs: Sequence[Output], raised: Error) -> bool:
+    """Whether the output says already what the reply does.
+
+    Some errors come in the reply alone, as those whose traceback no message can carry; of a group or a magic's misuse
+    IPython writes the text to stderr.
+    """
+    if any(isinstance(each, Error) for each in outputs):
+        return True
+    last = outputs[-1] if outputs else None
+    return isinstance(last, Stream) and last.name == "stderr" and f"{raised.ename}: {raised.evalue}" in last.text
 
 
 def _display(content: Any) -> DisplayData:

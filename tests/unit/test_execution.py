@@ -82,6 +82,15 @@ def test_an_error_that_is_in_the_reply_alone_is_told_too() -> None:
     assert fold(replied, raised).result().outputs == (Error("UsageError", "no such magic", ("t",)),)
 
 
+@pytest.mark.parametrize("written", ["UsageError: no such magic\n", "  | UsageError: no such magic\n  +--- 1 ---\n"])
+def test_an_error_that_was_written_to_stderr_is_not_told_again_from_the_reply(written: str) -> None:
+    replied = reply("error", ename="UsageError", evalue="no such magic")
+    result = fold(stream(written, "stderr"), replied).result()
+    assert (result.status, result.outputs) == ("error", (Stream("stderr", written),))
+    printed = fold(stream(written), replied).result().outputs
+    assert printed == (Stream("stdout", written), Error("UsageError", "no such magic"))
+
+
 def test_a_cell_that_called_exit_is_marked() -> None:
     asks = reply(payload=[{"source": "ask_exit", "keepkernel": False}])
     assert fold(asks).result().ended_kernel

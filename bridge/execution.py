@@ -167,6 +167,7 @@ class Execution:
         self._ended_kernel = False
         self._question: Question | None = None
         self._raised: Error | None = None
+        self._pages: list[DisplayData] = []
 
     @property
     def started(self) -> bool:
@@ -257,6 +258,8 @@ class Execution:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
+            for page in self._pages:  # not before: the reply may be ahead of what the cell has printed
+                self._keep({}, page)
             if self._record:
                 if self._raised and not self._failed and not _tells(tuple(self._kept.merged()), self._raised):
                     self._record.add(self._raised)
@@ -270,6 +273,9 @@ class Execution:
         if self._ending == "error" and content.get("ename"):
             self._raised = Error(_text(content["ename"]), _text(content.get("evalue"))[:PIECE])
         payload = [each for each in _items(content.get("payload")) if isinstance(each, dict)]
+        # the help of `name?`, which a notebook shows beside the cell
+        pages = (_display(each) for each in payload if each.get("source") == "page")
+        self._pages = [each for each in pages if each.data]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         if self._idle or self._ending == "aborted":
             self._close()

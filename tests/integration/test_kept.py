@@ -150,3 +150,17 @@ async def test_nothing_that_is_kept_holds_the_key(kernels: Kernels, host_kernel:
     content = b"".join(each.read_bytes() for each in Path(file[2]).parent.iterdir())
     assert re.search(rb"print\('x'\)", content)
     assert host_kernel.info.key.encode() not in content
+
+
+@pytest.mark.parametrize("code", ["int?", "%pinfo int", "print('before')\n%pinfo int"])
+async def test_the_help_that_a_person_would_see_beside_the_cell_is_output_and_kept(kernels: Kernels, code: str) -> None:
+    result = await run(kernels, code)
+    shown = result.outputs[-1]
+    assert isinstance(shown, DisplayData)
+    assert "Convert a number or string to an integer" in shown.data["text/plain"]
+    assert text(result) == ("before\n" if "print" in code else "")
+    pages = [await read(kernels, result.execution, cursor=0)]
+    while pages[-1].remaining:
+        pages.append(await read(kernels, result.execution, cursor=pages[-1].cursor))
+    kept = [each for page in pages for each in page.outputs if isinstance(each, DisplayData)]
+    assert "".join(each.data["text/plain"] for each in kept) == shown.data["text/plain"]

@@ -97,6 +97,19 @@ def test_a_cell_that_called_exit_is_marked() -> None:
     assert not fold(reply(payload=[{"source": "set_next_input"}])).result().ended_kernel
 
 
+def test_the_help_in_a_reply_is_shown_behind_what_the_cell_has_printed() -> None:
+    page = {"source": "page", "data": {"text/plain": "Docstring"}, "start": 0}
+    wrong = [{"source": "page"}, {"source": "page", "data": ["x"]}, {"source": "page", "data": {}}]
+    execution = fold(status("busy"), reply(payload=[page, *wrong]), stream("a"), status("idle"))
+    assert execution.result().outputs == (Stream("stdout", "a"), DisplayData({"text/plain": "Docstring"}))
+    huge = {"source": "page", "data": {"text/plain": "x" * 1_000_000}}
+    result = fold(status("busy"), reply(payload=[huge]), status("idle"), keep=200_000).result()
+    [shown] = result.outputs
+    assert isinstance(shown, DisplayData)
+    assert len(shown.data["text/plain"]) <= 100_000
+    assert "too large" in result.notes[0]
+
+
 def test_streams_are_merged_only_where_they_touch() -> None:
     outputs = (
         fold(stream("a"), stream("b", "stderr"), stream("c"), display("d"), stream("e"), stream("f")).result().outputs

@@ -8,7 +8,7 @@ be ahead. `session` owns the waiting.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -168,6 +168,7 @@ class Execution:
         self._ended_kernel = False
         self._question: Question | None = None
         self._raised: Error | None = None
+        self._pages: list[DisplayData] = []
 
     @property
     def started(self) -> bool:
@@ -243,8 +244,7 @@ class Execution:
         if ending == "running" and not self._started:
             ending = "queued"
         outputs = (*self._kept.merged(), *self._elsewhere.merged())
-        # some errors come in the reply alone: of a magic, of a group, or whose traceback no message can carry
-        if self._raised and not any(isinstance(each, Error) for each in outputs):
+        if self._raised and not _tells(outputs, self._raised):
             outputs = (*outputs, self._raised)
         cursor = self._record.cursor if self._record else None
         trouble = self._record.trouble if self._record else None
@@ -276,8 +276,10 @@ class Execution:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
+            for page in self._pages:  # not before: the reply may be ahead of what the cell has printed
+                self._keep({}, page)
             if self._record:
-                if self._raised and not self._failed:
+                if self._raised and not self._failed and not _tells(tuple(self._kept.merged()), self._raised):
                     self._record.add(self._raised)
                 self._record.end(self._ending or "ok", self._count)
 
@@ -289,6 +291,9 @@ class Execution:
         if self._ending == "error" and content.get("ename"):
             self._raised = Error(_text(content["ename"]), _text(content.get("evalue"))[:PIECE])
         payload = [each for each in _items(content.get("payload")) if isinstance(each, dict)]
+        # the help of `name?`, which a notebook shows beside the cell
+        pages = (_display(each) for each in payload if each.get("source") == "page")
+        self._pages = [each for each in pages if each.data]
         self._ended_kernel = any(each.get("source") == "ask_exit" and not each.get("keepkernel") for each in payload)
         if self._idle or self._ending == "aborted":
             self._close()
@@ -374,6 +379,18 @@ class Execution:
             self._record.add(Stream(name, text))
         for start in range(0, len(text), PIECE):
             self._kept.add(Stream(name, text[start : start + PIECE]))
+
+
+def _tells(outputs: Sequence[Output], raised: Error) -> bool:
+    """Whether the output says already what the reply does.
+
+    Some errors come in the reply alone, as those whose traceback no message can carry; of a group or a magic's misuse
+    IPython writes the text to stderr.
+    """
+    if any(isinstance(each, Error) for each in outputs):
+        return True
+    last = outputs[-1] if outputs else None
+    return isinstance(last, Stream) and last.name == "stderr" and f"{raised.ename}: {raised.evalue}" in last.text
 
 
 def _display(content: Any) -> DisplayData:

@@ -7,7 +7,8 @@ on a call that is silent, and none can show a thousand lines a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bridge import terminal
 from bridge.messages import Message
@@ -55,3 +56,14 @@ class Progress:
             self._seen.clear()
             seconds = loop.time() - begun
             await tell(seconds, line or f"running for {seconds:.0f} s")
+
+
+@contextlib.asynccontextmanager
+async def reported(tell: Callable[[float, str], Awaitable[None]]) -> AsyncIterator[Progress]:
+    """Report for as long as the block waits; what it yields is to be given the cell's messages."""
+    progress = Progress()
+    reporting = asyncio.create_task(progress.report(tell))
+    try:
+        yield progress
+    finally:
+        reporting.cancel()

@@ -74,7 +74,7 @@ class _LeftOut:
 
 @dataclass(frozen=True)
 class _Image:
-    """A sound image, and what stands for it where it does not fit."""
+    """A sound image, and what stands for it where it does not fit, or comes after as many as one result may have."""
 
     data: str
     mime_type: str
@@ -82,6 +82,7 @@ class _Image:
     height: int
     about: str
     instead: _LeftOut
+    surplus: _LeftOut
 
 
 _Part = str | _Image | _LeftOut
@@ -100,7 +101,8 @@ def to_tool_result(
     deadline = time.monotonic() + _SVG_SECONDS
     shown = list(_outputs(result.outputs, deadline))
     if not shown and result.status in {"ok", "error"}:
-        shown = ["[no output]"]
+        is_beyond = result.remaining is not None and result.cursor and not result.outputs
+        shown = ["No more output." if is_beyond else "[no output]"]
     closing = list(_closing(result, kernel))
     size = _size([*notices, *shown, *closing])
     missing = (0, 0)
@@ -171,8 +173,9 @@ def _fit(
     max_output = min(max_output, max_result)
     room, free, links = max_result - min(max_output, _size(parts)), _MAX_IMAGES, _MAX_LINKS
     fitting: list[_Block] = []
-    for part in parts:
-        image = _fitting(part, room, deadline) if isinstance(part, _Image) and free else None
+    for each in parts:
+        part = each.surplus if isinstance(each, _Image) and not free else each
+        image = _fitting(part, room, deadline) if isinstance(part, _Image) else None
         if image is not part:
             fitting.append(f"[{image.about}]" if image else _words(part))
         if image is not None:
@@ -218,7 +221,7 @@ def _fitting(image: _Image, room: int, deadline: float) -> _Image | None:
     except (ValueError, struct.error, IndexError):
         return None
     about = f"{image.about}: scaled to {width}x{height}"
-    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, image.instead)
+    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, image.instead, image.surplus)
 
 
 def _outputs(found: Sequence[outputs.Output], deadline: float) -> Iterator[_Part]:
@@ -389,6 +392,11 @@ def _image(mime_type: str, content: str, text: str, place: int | None, deadline:
     except (ValueError, struct.error, IndexError) as problem:
         return f"[{mime_type}, {len(content)} bytes as text: cannot be shown: {problem}]"
     about = f"{mime_type}, {width}x{height} pixels, {len(raw)} bytes"
-    instead = f"[{about}: left out, it is too large for one result; make it smaller or save it to a file]"
-    left_out = _LeftOut("\n".join(filter(None, (instead, text))), place)
-    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, left_out)
+    instead, surplus = (
+        _LeftOut("\n".join(filter(None, (f"[{about}: left out, {why}]", text))), place)
+        for why in (
+            "it is too large for one result; make it smaller or save it to a file",
+            f"{_MAX_IMAGES} images are the most in one result",  # shorter: room was made for the other
+        )
+    )
+    return _Image(base64.b64encode(raw).decode(), mime_type, width, height, about, instead, surplus)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -211,15 +211,34 @@ class KernelSession:
                 break
         return self._told(execution)
 
-    async def read(self, number: int, *, wait: float, ask: Ask | None = None) -> Result:
+    async def read(
+        self, number: int, *, wait: float, on_message: OnMessage | None = None, ask: Ask | None = None
+    ) -> Result:
         """Return how far an execution is, after waiting at most `wait` seconds for its end or its next question.
 
         Raises `NoSuchKernel` for one that is not kept in memory, of which `executions` may tell what the journal has.
-        `ask` as in `execute`.
+        `on_message` sees its messages instead of the one that `execute` was given while this waits; `ask` as there.
         """
         execution = self._kept(number)
-        await self._follow(execution, wait, asyncio.get_running_loop().time() + wait, ask)
+        with self._heard_by(execution, on_message):
+            await self._follow(execution, wait, asyncio.get_running_loop().time() + wait, ask)
         return self._told(execution)
+
+    @contextlib.contextmanager
+    def _heard_by(self, execution: Execution, listener: OnMessage | None) -> Iterator[None]:
+        """Have the messages of a cell go to `listener` for a time, if there is one and the cell has not ended."""
+        if listener is None or execution.done:
+            yield
+            return
+        before = self._listeners.get(execution.msg_id)
+        self._listeners[execution.msg_id] = listener
+        try:
+            yield
+        finally:
+            if self._listeners.get(execution.msg_id) is listener:  # the cell goes on
+                del self._listeners[execution.msg_id]
+                if before:
+                    self._listeners[execution.msg_id] = before
 
     def _kept(self, number: int) -> Execution:
         execution = self.executions.get(number)

@@ -16,7 +16,8 @@ from pydantic import Field
 class OthersCell:
     """A cell that was not run through this server."""
 
-    cell: int
+    cell: Annotated[int, Field(description="This server's own number of it.")]
+    count: Annotated[int | None, Field(description="The kernel's `In [n]`, which the user sees; null: none is known.")]
     username: str
     session: Annotated[str, Field(description="Differs between two clients of one user.")]
     client: Annotated[str, Field(description="The program, if known.")]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
@@ -72,6 +73,7 @@ PAGE_MARGIN = 512
 # Two callers without a name of their own may choose the same one at the same time.
 NAME_TRIES = 5
 
+Looked = TypeVar("Looked", Variables, Inspection, Raised)
 AskFor = Callable[[str, str], Awaitable[str | None]]
 """A session's `Ask`, with the kernel's name before the question."""
 
@@ -269,6 +271,7 @@ class Kernels:
         name: str | None = None,
         wait: float = 0.0,
         cursor: int | None = None,
+        on_message: OnMessage | None = None,
         ask: AskFor | None = None,
     ) -> Outcome:
         """Return how far an execution is, also of a session that is over; from a cursor on, one page of its output.
@@ -279,7 +282,8 @@ class Kernels:
         executions, calls = connected.session.executions, self.policy.calls
         result = None
         if executions.get(execution):
-            result = await connected.session.read(execution, wait=wait, ask=ask and partial(ask, connected.name))
+            asks = ask and partial(ask, connected.name)
+            result = await connected.session.read(execution, wait=wait, on_message=on_message, ask=asks)
         if result is None or (cursor is not None and result.cursor is not None):
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
             result = executions.page(execution, cursor or 0, text=text, size=size)
@@ -348,18 +352,27 @@ class Kernels:
     async def variables(self, name: str | None = None, *, limit: int, start: int = 0) -> Variables:
         """Look at the variables, also while a cell runs; nothing is executed that anybody would notice."""
         connected = await self._live(name)
-        return read_variables(await connected.session.look(variables_expression(limit=limit, start=start)))
+        return await self._look(connected, variables_expression(limit=limit, start=start), read_variables)
 
     async def inspection(self, of: str, name: str | None = None, *, start: int = 0) -> Inspection:
         """Look at one object, by its name or a way from one, as `variables`; raises `UsageError` for none."""
         expression = object_expression(of, start=start)
         connected = await self._live(name)
-        return read_object(await connected.session.look(expression))
+        return await self._look(connected, expression, read_object)
 
     async def last_error(self, name: str | None = None, *, frame: int | None = None) -> Raised:
         """Look at the last exception of anyone's cell, as `variables`; raises `UsageError` where there was none."""
         connected = await self._live(name)
-        return read_error(await connected.session.look(error_expression(frame=frame)))
+        return await self._look(connected, error_expression(frame=frame), read_error)
+
+    async def _look(self, connected: _Connected, expression: str, read: Callable[[str], Looked]) -> Looked:
+        """Return what a look tells, behind what the next result will say first: the kernel may be a new one."""
+        answer = await connected.session.look(expression)
+        try:
+            told: Looked = read(answer)
+        except UsageError as error:
+            raise UsageError(" ".join((*connected.notices, str(error)))) from None
+        return dataclasses.replace(told, notes=(*connected.notices, *told.notes))
 
     async def activity(self, name: str | None = None, *, since: str | None = None, look: bool = True) -> Activity:
         """Return what the others did and do; see `watching.activity`. `look`: also what became of the names.

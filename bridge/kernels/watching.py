@@ -55,7 +55,7 @@ def activity(journal: Journal, watched: Watched, *, since: str | None, size: int
     after = 0.0 if since is None else _read(since)
     cursor = journal.now()  # whatever ends from here on is later
     others = _Others(journal, watched)
-    names, notes = _names(watched.names), tuple(_notes(watched))
+    names, notes = _names(watched.names), tuple(_notes(watched, None if since is None else after))
     room = size - MARGIN - _size([watched.status.running, names, notes])
     running = list(_fitting(map(others.told, others.running()), room))
     room -= _size([asdict(each) for each in running])
@@ -85,13 +85,18 @@ def _names(changes: NameChanges | None) -> dict[str, tuple[str, ...]] | None:
     return {"bound": changes.bound, "rebound": changes.rebound, "deleted": changes.deleted}
 
 
-def _notes(watched: Watched) -> Iterator[str]:
+def _notes(watched: Watched, after: float | None) -> Iterator[str]:
     if watched.status.state == "unknown":
         yield "Something runs that began before the bridge came: whose it is the kernel does not tell."
     if watched.status.epoch > 1:
         yield f"The kernel is in epoch {watched.status.epoch}: nothing is left of what cells of earlier ones made."
     if watched.names and watched.names.left_out:
         yield f"{watched.names.left_out} more names are left out; list_variables shows all there are now."
+    if after is not None and after < watched.since.timestamp():
+        yield (
+            f"This server watches since {_written(watched.since)}; what ran before may be missing. What any other saw "
+            f"the user can read with `kernel-bridge export {watched.status.name} session.ipynb`."
+        )
     yield from watched.notes
 
 
@@ -132,6 +137,7 @@ class _Others:
         who = author(msg_id=cell.msg_id, session=cell.client, username=cell.username)
         return OthersCell(
             cell=cell.id,
+            count=cell.count,
             username=who.username,
             session=who.session,
             client=who.client,

@@ -54,6 +54,7 @@ class Variables:
 
     total: int
     variables: tuple[Variable, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

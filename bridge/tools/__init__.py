@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
@@ -25,6 +26,7 @@ from bridge.elicitation import question_to_user
 from bridge.errors import BridgeError, UsageError
 from bridge.kernels.listing import Outcome
 from bridge.policy import Policy
+from bridge.progress import Progress, reported
 from bridge.render import to_tool_result
 
 if TYPE_CHECKING:
@@ -58,13 +60,13 @@ class App:
 
     def timeout(self, asked: float | None) -> float:
         """Return the seconds a call may wait: what was asked for, within the policy; raises `UsageError`."""
-        calls = self.policy.calls
-        if asked is None:
-            return calls.timeout
-        if not 0 <= asked <= calls.max_timeout:
-            raise UsageError(
-                f"timeout is {asked:g} s; the policy allows 0 to {calls.max_timeout:g} s. Nothing was executed."
-            )
+        return self.policy.calls.timeout if asked is None else self.wait(asked, "timeout", "Nothing was executed.")
+
+    def wait(self, asked: float, argument: str = "wait", nothing: str = "") -> float:
+        """Return the seconds to wait for what runs already; raises as `timeout`, with the argument's name."""
+        most = self.policy.calls.max_timeout
+        if not 0 <= asked <= most:
+            raise UsageError(f"{argument} is {asked:g} s; the policy allows 0 to {most:g} s. {nothing}".rstrip())
         return asked
 
 
@@ -75,6 +77,11 @@ def kernels_of(context: Context[App]) -> Kernels:
     if client is not None and client.client_info.name:
         kernels.username = client.client_info.name[:64]
     return kernels
+
+
+def telling(ctx: Context[App]) -> AbstractAsyncContextManager[Progress]:
+    """Tell the client of a cell for as long as a block waits for it; see `progress.reported`."""
+    return reported(lambda passed, line: ctx.report_progress(passed, None, line))
 
 
 async def shown(app: App, outcome: Outcome) -> CallToolResult:

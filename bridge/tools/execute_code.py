@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
@@ -10,8 +9,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.elicitation import ask_user, resumed
-from bridge.progress import Progress
-from bridge.tools import App, kernels_of, shown_or_asked
+from bridge.tools import App, kernels_of, shown_or_asked, telling
 
 
 async def execute_code(
@@ -34,12 +32,8 @@ async def execute_code(
     What it asks with input() the user is asked where your client can; else you get the question, for send_input.
     """
     kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(timeout)
-    progress = Progress()
-    telling = asyncio.create_task(progress.report(lambda passed, line: ctx.report_progress(passed, None, line)))
-    try:
+    async with telling(ctx) as progress:
         outcome = await resumed(ctx, kernels, wait=seconds, on_message=progress.see) or await kernels.execute(
             code, name=kernel, timeout=seconds, on_message=progress.see, ask=ask_user(ctx)
         )
-    finally:
-        telling.cancel()
     return await shown_or_asked(ctx, outcome)

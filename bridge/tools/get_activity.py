@@ -22,8 +22,9 @@ async def get_activity(
 ) -> Activity:
     """Tell what the user and other clients run and ran in the kernel: who, when, code, outcome, output in short.
 
-    Use it before you rely on variables, or when the user says that they did something. Where `left_out` is not 0 more
-    have ended: read on with `since`. `names`: bound, rebound (to another object; changed in place is not seen) or
-    deleted since your last call, by anyone, your own cells included.
+    Use it before you rely on variables, or when the user says that they did something. Without `since` the newest cells
+    come and `left_out` counts older ones: pass an earlier time for them. With it the oldest come first; where
+    `left_out` is not 0, read on with `cursor`. `names`: bound, rebound (to another object; changed in place is not
+    seen) or deleted since your last call, by anyone, your own cells included.
     """
     return await kernels_of(ctx).activity(kernel, since=since)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from bridge.tools import App, kernels_of, shown
+from bridge.tools import App, kernels_of, shown, telling
 
 
 async def send_input(
@@ -27,4 +27,6 @@ async def send_input(
     """
     app = ctx.request_context.lifespan_context
     seconds = app.timeout(timeout)
-    return await shown(app, await kernels_of(ctx).answer(text, execution, name=kernel, wait=seconds))
+    async with telling(ctx) as progress:
+        outcome = await kernels_of(ctx).answer(text, execution, name=kernel, wait=seconds, on_message=progress.see)
+    return await shown(app, outcome)

@@ -88,8 +88,17 @@ async def test_a_kernel_that_was_started_again_at_its_ports_during_a_cell_is_tol
         again = await asyncio.to_thread(start_host_kernel, "kernel-same")
         assert "Lost" in agent.text(await call)
         await until_it_listens(again)
+        is_new = "Kernel kernel-same is new (epoch 2): all earlier variables are gone."
+        seen = (await agent.client.call_tool("list_variables", {})).structured_content
+        assert (seen["total"], seen["notes"][0][: len(is_new)]) == (0, is_new)
+        assert is_new in await agent.refused("inspect_object", name="x")
+        assert is_new in await agent.refused("inspect_error")
+        seen = (await agent.client.call_tool("inspect_object", {"name": "len"})).structured_content
+        assert seen["notes"][0].startswith(is_new)
         told = await agent.run("'x' in globals()")
-        assert told.startswith("Kernel kernel-same is new (epoch 2): all earlier variables are gone.")
+        assert told.startswith(is_new)
+        seen = (await agent.client.call_tool("list_variables", {})).structured_content
+        assert seen["notes"] == []
         assert told.endswith("False")
         assert await agent.run("1 + 1") == "2"
 

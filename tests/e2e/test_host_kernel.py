@@ -200,6 +200,38 @@ async def test_while_a_cell_runs_its_newest_line_is_told(connect: Any, host_kern
         assert len(told) <= 4
 
 
+async def test_while_get_execution_waits_the_newest_line_is_told_too(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        told: list[str] = []
+
+        async def tell(_: float, __: float | None, line: str | None) -> None:
+            told.append(line or "")
+
+        code = "import time\nfor n in range(30): print('step', n, flush=True); time.sleep(0.1)"
+        await agent.run(code, timeout=0.2)
+        waiting = {"execution": 1, "wait": SOON}
+        result = await agent.client.call_tool("get_execution", waiting, progress_callback=tell)
+        assert "step 29" in agent.text(result)
+        assert told
+        assert all(line.startswith("step") for line in told)
+
+
+async def test_while_send_input_waits_a_silent_cell_has_a_heartbeat(connect: Any, host_kernel: Any) -> None:
+    async with connect() as agent:
+        await connected(agent, host_kernel)
+        told: list[str] = []
+
+        async def tell(_: float, __: float | None, line: str | None) -> None:
+            told.append(line or "")
+
+        assert "Waiting for input" in await agent.run("import time\ninput(); time.sleep(6)")
+        answer = {"text": "x", "timeout": SOON}
+        await agent.client.call_tool("send_input", answer, progress_callback=tell)
+        assert told
+        assert all(line.startswith("running for") for line in told)
+
+
 async def test_odd_text_harms_neither_the_call_nor_the_server(connect: Any, host_kernel: Any) -> None:
     async with connect() as agent:
         await connected(agent, host_kernel)

@@ -193,3 +193,17 @@ async def test_a_disk_that_takes_no_more_is_told_with_every_result_and_with_the_
     shown = await read(kernels, full.execution, cursor=0)
     assert (text(shown)[:4], shown.notes) == ("0\n1\n", full.notes)
     assert "database or disk is full" in (await kernels.activity(look=False)).notes[-1]
+
+
+@pytest.mark.parametrize("code", ["int?", "%pinfo int", "print('before')\n%pinfo int"])
+async def test_the_help_that_a_person_would_see_beside_the_cell_is_output_and_kept(kernels: Kernels, code: str) -> None:
+    result = await run(kernels, code)
+    shown = result.outputs[-1]
+    assert isinstance(shown, DisplayData)
+    assert "Convert a number or string to an integer" in shown.data["text/plain"]
+    assert text(result) == ("before\n" if "print" in code else "")
+    pages = [await read(kernels, result.execution, cursor=0)]
+    while pages[-1].remaining:
+        pages.append(await read(kernels, result.execution, cursor=pages[-1].cursor))
+    kept = [each for page in pages for each in page.outputs if isinstance(each, DisplayData)]
+    assert "".join(each.data["text/plain"] for each in kept) == shown.data["text/plain"]

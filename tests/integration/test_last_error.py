@@ -9,6 +9,7 @@ import pytest
 from bridge.errors import UsageError
 from bridge.kernels.registry import Kernels
 from bridge.looking import Variable
+from bridge.outputs import Stream
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +100,38 @@ async def test_wrong_syntax_and_an_interrupt_are_told_with_their_cell(kernels: K
     await kernels.interrupt()
     told = await kernels.last_error()
     assert (told.type, told.cell) == ("KeyboardInterrupt", 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("nowhere", "NameError"),
+        ("''.nowhere", "AttributeError"),
+        ("def f(): print(x); x = 1\nf()", "UnboundLocalError"),
+        ("class Mine(AttributeError): pass\nraise Mine('of mine')", "__main__.Mine"),
+        ("next(iter([]))", "StopIteration"),
+        ("raise StopIteration(3)", "StopIteration"),
+        ("{}['key']", "KeyError"),
+        ("import nowhere", "ModuleNotFoundError"),
+        ("b'ab\\xff'.decode()", "UnicodeDecodeError"),
+        ("b'ab\\xe2\\x82'.decode()", "UnicodeDecodeError"),
+        ("'a\\xe9'.encode('ascii')", "UnicodeEncodeError"),
+        ("'\\u20ac'.encode('latin-1')", "UnicodeEncodeError"),
+        ("'\\U0001f600\\U0001f600'.encode('ascii')", "UnicodeEncodeError"),
+        ("raise UnicodeTranslateError('a\\xe9', 1, 2, 'why')", "UnicodeTranslateError"),
+    ],
+)
+async def test_the_message_of_pythons_own_exceptions_is_as_python_says_it(
+    kernels: Kernels, code: str, name: str
+) -> None:
+    await fails(kernels, code)
+    told = await kernels.last_error()
+    said = (await kernels.execute("import sys; print(sys.last_value, end='')", timeout=SOON)).result
+    assert said
+    [stream] = said.outputs or (Stream("stdout", ""),)
+    assert isinstance(stream, Stream)
+    assert (told.type, told.message) == (name, stream.text)
+    assert not [each for each in told.notes if "code of its own" in each]
 
 
 async def test_of_an_exception_of_no_cell_that_is_said(kernels: Kernels) -> None:

@@ -82,10 +82,32 @@ def test_an_error_that_is_in_the_reply_alone_is_told_too() -> None:
     assert fold(replied, raised).result().outputs == (Error("UsageError", "no such magic", ("t",)),)
 
 
+@pytest.mark.parametrize("written", ["UsageError: no such magic\n", "  | UsageError: no such magic\n  +--- 1 ---\n"])
+def test_an_error_that_was_written_to_stderr_is_not_told_again_from_the_reply(written: str) -> None:
+    replied = reply("error", ename="UsageError", evalue="no such magic")
+    result = fold(stream(written, "stderr"), replied).result()
+    assert (result.status, result.outputs) == ("error", (Stream("stderr", written),))
+    printed = fold(stream(written), replied).result().outputs
+    assert printed == (Stream("stdout", written), Error("UsageError", "no such magic"))
+
+
 def test_a_cell_that_called_exit_is_marked() -> None:
     asks = reply(payload=[{"source": "ask_exit", "keepkernel": False}])
     assert fold(asks).result().ended_kernel
     assert not fold(reply(payload=[{"source": "set_next_input"}])).result().ended_kernel
+
+
+def test_the_help_in_a_reply_is_shown_behind_what_the_cell_has_printed() -> None:
+    page = {"source": "page", "data": {"text/plain": "Docstring"}, "start": 0}
+    wrong = [{"source": "page"}, {"source": "page", "data": ["x"]}, {"source": "page", "data": {}}]
+    execution = fold(status("busy"), reply(payload=[page, *wrong]), stream("a"), status("idle"))
+    assert execution.result().outputs == (Stream("stdout", "a"), DisplayData({"text/plain": "Docstring"}))
+    huge = {"source": "page", "data": {"text/plain": "x" * 1_000_000}}
+    result = fold(status("busy"), reply(payload=[huge]), status("idle"), keep=200_000).result()
+    [shown] = result.outputs
+    assert isinstance(shown, DisplayData)
+    assert len(shown.data["text/plain"]) <= 100_000
+    assert "too large" in result.notes[0]
 
 
 def test_streams_are_merged_only_where_they_touch() -> None:

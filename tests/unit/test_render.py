@@ -119,6 +119,12 @@ def test_a_finished_cell_without_output_says_so(found: tuple[Output, ...]) -> No
     assert text(render_all(*found)) == "[no output]"
 
 
+def test_a_page_beyond_the_end_says_so_and_not_that_there_was_no_output() -> None:
+    assert text(render_all(cursor=7, remaining=0)) == "No more output."
+    assert text(render_all(cursor=0, remaining=0)) == "[no output]"
+    assert text(render_all(cursor=7)) == "[no output]"
+
+
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
@@ -466,7 +472,8 @@ def test_what_cannot_be_made_smaller_is_told_in_a_line_with_its_text_form() -> N
 def test_only_so_many_images_are_sent_and_the_others_are_lines() -> None:
     found = content(render_all(*[DisplayData({"image/png": b64(png())})] * 25))
     assert found[:20] == ["image/png"] * 20
-    assert found[20].count("left out") == 5
+    assert found[20].count("left out, 20 images are the most in one result]") == 5
+    assert "too large" not in found[20]
 
 
 def test_texts_and_images_together_stay_within_the_budgets_whatever_they_are() -> None:

@@ -99,6 +99,13 @@ async def test_a_bug_reaches_the_model_without_its_text(mode: Any) -> None:
     assert "secret" not in text(result)
 
 
+async def test_a_wrong_wait_is_refused_by_its_own_name() -> None:
+    async with Client(build_server(make_app(built_in()))) as client:
+        result = await client.call_tool("get_execution", {"execution": 1, "wait": -1})
+    assert result.is_error
+    assert text(result) == "wait is -1 s; the policy allows 0 to 3600 s."
+
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize(
     ("arguments", "sentence"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         exact,
         heap,
         is_a,
+        is_one_of,
         known,
         mro,
         name_of,
@@ -31,6 +32,8 @@ FRAMES = 100_000  # that are walked through
 CAUSES = 10
 LOCALS = 60
 MESSAGE = 2000  # characters
+# C code gives the latter two a slot of their own, with the same function in it.
+OF_ARGUMENTS = (BaseException, NameError, AttributeError)
 
 
 def raised(shell: Any, chosen: int | None) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def message_of(error: Any) -> str | None:
         if number is not None and why is not None:
             return "[Errno %s] %s" % (number, why) + (": %r" % file if file is not None else "")
     args = of(error, "args")
-    if maker is not BaseException and maker is not KeyError and not is_a(error, OSError):
+    if not is_one_of(maker, OF_ARGUMENTS) and maker is not KeyError and not is_a(error, OSError):
         return made_by_python(error, maker.__name__, args)
     if len(args) == 1:
         text = args[0] if type(args[0]) is str and maker is not KeyError else part_of_message(args[0])
@@ -116,20 +119,39 @@ def part_of_message(value: Any) -> str:
 def made_by_python(error: Any, maker: str, args: tuple[Any, ...]) -> str | None:
     """The message of the few types of Python's that make it of attributes of their own."""
     if maker in ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError"):
-        kind = next(each for each in mro(type(error)) if each.__name__ == maker and not heap(each))
-        start, reason = field(error, kind, "start"), field(error, kind, "reason")
-        return None if start is None or reason is None else "at position %s: %s" % (start, reason)
+        return coding(error, next(each for each in mro(type(error)) if each.__name__ == maker and not heap(each)))
     if maker in ("BaseExceptionGroup", "ImportError"):
         return args[0][:MESSAGE] if args and type(args[0]) is str else None
     return None
 
 
+def coding(error: Any, kind: type) -> str | None:
+    """What could not be decoded or encoded, and where; as Python says it."""
+    start, end, held = (slot(error, kind, each) for each in ("start", "end", "object"))
+    reason, codec = field(error, kind, "reason"), field(error, kind, "encoding")
+    if type(start) is not int or type(end) is not int or reason is None:
+        return None
+    does = {UnicodeDecodeError: "decode byte", UnicodeEncodeError: "encode character"}
+    what = next((text for each, text in does.items() if each is kind), "translate character")
+    place = "position %d" % start
+    if end != start + 1:
+        what, place = what + "s", place + "-%d" % (end - 1)
+    elif type(held) is bytes and 0 <= start < len(held):
+        what += " 0x%02x" % held[start]
+    elif type(held) is str and 0 <= start < len(held):
+        what += " " + ascii(held[start])
+    return "%scan't %s in %s: %s" % ("'%s' codec " % codec if codec else "", what, place, reason)
+
+
+def slot(error: Any, kind: type, name: str) -> Any:
+    """An attribute of C code's; None where it is not."""
+    holder: Any = next((value for key, value in own(kind).items() if same(key, name)), None)
+    return holder.__get__(error) if type(holder) is MEMBER or type(holder) is GETSET else None
+
+
 def field(error: Any, kind: type, name: str) -> str | None:
     """An attribute of C code's, as text where it is a scalar."""
-    holder: Any = next((value for key, value in own(kind).items() if same(key, name)), None)
-    if type(holder) is not MEMBER and type(holder) is not GETSET:
-        return None
-    value = holder.__get__(error)
+    value = slot(error, kind, name)
     if value is None:
         return None
     return value[:MESSAGE] if type(value) is str else exact(value)

@@ -79,6 +79,22 @@ def test_a_cell_is_told_while_it_runs_and_once_more_when_it_has_ended(journal: J
     assert third.running == ()
 
 
+def test_a_cell_has_the_number_that_the_user_sees(journal: Journal) -> None:
+    record = begun(journal, "a")
+    record.start(7)
+    record.end("ok", 7)
+    ran(journal, "of which no number came")
+    assert [each.count for each in seen(journal).cells] == [7, None]
+
+
+def test_what_was_asked_for_and_not_watched_is_told(journal: Journal) -> None:
+    [_, note] = seen(journal, "2000-01-01").notes
+    assert "ran before may be missing" in note
+    assert "kernel-bridge export lab" in note
+    assert "missing" not in "".join(seen(journal).notes)
+    assert "missing" not in "".join(seen(journal, "2100-01-01").notes)
+
+
 def test_our_own_cells_and_those_of_other_kernels_are_left_out(journal: Journal) -> None:
     ran(journal, "ours", number=1)
     ran(journal, "of another kernel", name="other")

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -338,6 +339,30 @@ async def test_a_runtime_directory_behind_a_symlink_shows_each_sandbox_once(conn
         await agent.call("disconnect_kernel")
         await agent.call("connect_to_kernel")
         assert await agent.run("1 + 1") == "2"
+
+
+async def test_all_that_happens_in_a_sandbox_is_seen_and_kept(connect: Any, command: Any, tmp_path: Path) -> None:
+    async with connect() as agent, sandbox(agent, "seen") as file:
+        elsewhere(file, "def half(n):\n    return n / 0\nwords = ['a', 'b']\n")
+        with contextlib.suppress(subprocess.CalledProcessError):
+            elsewhere(file, "half(3)\n")
+        told = json.loads(await agent.call("get_activity"))
+        assert [each["outcome"] for each in told["cells"]] == ["ok", "error"]
+        raised = json.loads(await agent.call("inspect_error"))
+        assert (raised["type"], raised["frames"][-1]["function"]) == ("ZeroDivisionError", "half")
+        assert [(each["name"], each["value"]) for each in raised["variables"]] == [("n", "3")]
+        assert "Waiting for input: `who?`, asked by execution 1." in await agent.run("print(input('who? '))")
+        assert await agent.call("send_input", text="it is me") == "it is me"
+        seen = json.loads(await agent.call("inspect_object", name="words"))
+        assert (seen["object"]["type"], seen["object"]["length"]) == ("list", 2)
+        shown = await agent.run("for n in range(30_000): print(n)")
+        (number,) = re.findall(r"get_execution\(execution=(\d+), cursor=0\) reads all of it", shown)
+        assert (await agent.call("get_execution", execution=int(number), cursor=0)).startswith("0\n1\n2\n")
+        exported = command("export", "seen", str(tmp_path / "seen.ipynb"))
+        assert exported.returncode == 0, exported.stderr
+        cells = json.loads((tmp_path / "seen.ipynb").read_text())["cells"]
+        code = ["".join(each["source"]) for each in cells if each["cell_type"] == "code"]
+        assert (len(code), code[1].strip()) == (4, "half(3)")
 
 
 async def test_restarting_keeps_name_and_file_and_says_that_the_variables_are_gone(connect: Any) -> None:

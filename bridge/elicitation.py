@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import mcp.types as T  # noqa: N812
+import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 from mcp import MCPError
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, ValidationError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.journal import Record
-from bridge.messages import Message
+from bridge.messages import Message, items, mapping, number, text_of
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
@@ -130,7 +130,7 @@ def _fitted(output: Output, limit: int) -> tuple[Output, str | None]:
         if sum(map(_form_size, data.values())) <= limit:
             break
         dropped[form] = f"{form} ({_form_size(data[form]):,} characters)"
-        data[form] = _text(data[form])[:PIECE] if form == "text/plain" else ""
+        data[form] = text_of(data[form])[:PIECE] if form == "text/plain" else ""
     data = {form: content for form, content in data.items() if content != ""}
     note = f"Of one output this was too large: {', '.join(dropped.values())}."
     return replace(output, data=data, dropped=tuple(dropped)), note
@@ -211,7 +211,7 @@ class Execution:
             self._status(message.content.get("execution_state"))
         elif message.msg_type == "execute_input":
             self._started = True
-            self._count = _number(message.content.get("execution_count"), self._count)
+            self._count = number(message.content.get("execution_count"), self._count)
             if self._record:
                 self._record.start(self._count)
         elif message.msg_type == "input_request":
@@ -238,25 +238,42 @@ class Execution:
             self._ending = self._ending or "lost"
             self.close(sentence)
 
+    @property
+    def status(self) -> Status:
+        """How far it is, or how it ended."""
+        if self._ending:
+            return self._ending
+        return "asking" if self.question else "running" if self._started else "queued"
+
+    @property
+    def count(self) -> int | None:
+        """The kernel's `In [n]`, once it is known."""
+        return self._count
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the reader that are no output."""
+        trouble = self._record.trouble if self._record else None
+        return (*self._notes, trouble) if trouble else tuple(self._notes)
+
     def result(self) -> Result:
         """Return what is known now."""
-        ending: Status = self._ending or ("asking" if self.question else "running")
-        if ending == "running" and not self._started:
-            ending = "queued"
         outputs = (*self._kept.merged(), *self._elsewhere.merged())
         if self._raised and not _tells(outputs, self._raised):
             outputs = (*outputs, self._raised)
+        # first the cursor: it writes what waits, and shows whether that can be
         cursor = self._record.cursor if self._record else None
-        trouble = self._record.trouble if self._record else None
+        if self._record and self._record.trouble:
+            cursor = None
         return Result(
             execution=self.number,
-            status=ending,
+            status=self.status,
             outputs=outputs,
             execution_count=self._count,
-            notes=(*self._notes, *([trouble] if trouble else [])),
+            notes=self.notes,
             left_out=self._kept.left_out + self._elsewhere.left_out,
             lines_left_out=self._kept.lines_left_out,
-            cursor=None if trouble else cursor,
+            cursor=cursor,
             ended_kernel=self._ended_kernel,
             question=self.question,
         )
@@ -287,10 +304,10 @@ class Execution:
         status = content.get("status")
         # "abort" was the word before protocol 5.1
         self._ending = "aborted" if status in ("aborted", "abort") else "ok" if status == "ok" else "error"
-        self._count = _number(content.get("execution_count"), self._count)
+        self._count = number(content.get("execution_count"), self._count)
         if self._ending == "error" and content.get("ename"):
-            self._raised = Error(_text(content["ename"]), _text(content.get("evalue"))[:PIECE])
-        payload = [each for each in _items(content.get("payload")) if isinstance(each, dict)]
+            self._raised = Error(text_of(content["ename"]), text_of(content.get("evalue"))[:PIECE])
+        payload = [each for each in items(content.get("payload")) if isinstance(each, dict)]
         # the help of `name?`, which a notebook shows beside the cell
         pages = (_display(each) for each in payload if each.get("source") == "page")
         self._pages = [each for each in pages if each.data]
@@ -311,7 +328,7 @@ class Execution:
     def _ask(self, message: Message) -> None:
         self._started = True  # stdin may be ahead of iopub
         if not message.content.get("password"):  # such a question is never asked
-            prompt = _text(message.content.get("prompt"))[:LONGEST_PROMPT]
+            prompt = text_of(message.content.get("prompt"))[:LONGEST_PROMPT]
             self._question = Question(str(message.header.get("msg_id", "")), prompt)
 
     def _output(self, message: Message) -> None:
@@ -335,12 +352,12 @@ class Execution:
         elif kind == "display_data":
             self._keep(content, _display(content))
         elif kind == "execute_result":
-            data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
-            self._keep(content, ExecuteResult(data, metadata, _number(content.get("execution_count"), None)))
+            data, metadata = mapping(content.get("data")), mapping(content.get("metadata"))
+            self._keep(content, ExecuteResult(data, metadata, number(content.get("execution_count"), None)))
         else:
             self._failed = True
-            lines = tuple(map(_text, _items(content.get("traceback"))))
-            self._keep(content, Error(_text(content.get("ename")), _text(content.get("evalue")), lines))
+            lines = tuple(map(text_of, items(content.get("traceback"))))
+            self._keep(content, Error(text_of(content.get("ename")), text_of(content.get("evalue")), lines))
 
     def _clear(self) -> None:
         self._kept.clear()
@@ -373,7 +390,7 @@ class Execution:
             self._notes.append(sentence)
 
     def _stream(self, content: Any) -> None:
-        text = _text(content.get("text"))
+        text = text_of(content.get("text"))
         name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
         if self._record:
             self._record.add(Stream(name, text))
@@ -394,31 +411,12 @@ def _tells(outputs: Sequence[Output], raised: Error) -> bool:
 
 
 def _display(content: Any) -> DisplayData:
-    return DisplayData(_mapping(content.get("data")), _mapping(content.get("metadata")))
+    return DisplayData(mapping(content.get("data")), mapping(content.get("metadata")))
 
 
 def _display_id(content: Any) -> str | None:
-    found = _mapping(content.get("transient")).get("display_id")
+    found = mapping(content.get("transient")).get("display_id")
     return found if isinstance(found, str) else None
-
-
-# Code in the kernel can sign anything: what is not of the type that the specification says is taken as missing.
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: Any, otherwise: int | None) -> int | None:
-    return value if isinstance(value, int) else otherwise
 
 
 class Executions:
@@ -462,13 +460,13 @@ class Executions:
         page, cell = (record.page(cursor, text=text, size=size), record.read()) if record else (None, None)
         if page is None or cell is None:
             return None
-        now = self._kept[number].result() if number in self._kept else None
+        now = self._kept.get(number)
         lost = f"{page.missing} bytes of the cell's output could not be kept." if page.missing else ""
         return Result(
             execution=number,
             status=now.status if now else cell.status,
             outputs=page.outputs,
-            execution_count=now.execution_count if now else cell.count,
+            execution_count=now.count if now else cell.count,
             notes=(*(now.notes if now else ()), *([lost] if lost else ())),
             question=now.question if now else None,
             cursor=page.cursor,

@@ -245,7 +245,7 @@ class Journal:
         known["code"] = _encoded(known["code"])
         known["began"] = self.now().timestamp()
         names, marks = ", ".join(known), ", ".join("?" * len(known))
-        cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608
+        cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608 - our own words; values go beside them
         if cursor is None:
             return 0
         self._grow(len(known["code"]) + ROW)
@@ -319,11 +319,11 @@ class Journal:
 
     def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
         """Yield the cells that meet a condition on their columns, in the order in which they began."""
-        yield from map(read_cell, self._rows(f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608
+        yield from map(read_cell, self._rows(f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608 - our own words; values go beside them
 
     def count(self, condition: str, *values: Any) -> int:
         """Return how many cells meet a condition on their columns."""
-        return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608
+        return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608 - our own words; values go beside them
 
     def output(self, cell: int, place: int, *, most: int) -> tuple[Output | None, int]:
         """Return the whole output that has a place in a cell, and its bytes: 0 for none. None where it has too many."""

@@ -30,3 +30,26 @@ class Message:
     """The request ran in a subshell (JEP 91), beside the main one, so it does not keep the kernel busy."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """The message's own header; an answer to it names this as its parent."""
+
+
+# Code in the kernel can sign anything: what is not of the type that the specification says is taken as missing.
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a field of a message that is to be an object."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """Return a field that is to be a list."""
+    return value if isinstance(value, list) else []
+
+
+def text_of(value: Any) -> str:
+    """Return a field that is to be text."""
+    return value if isinstance(value, str) else ""
+
+
+def number(value: Any, otherwise: int | None) -> int | None:
+    """Return a field that is to be a whole number."""
+    return value if isinstance(value, int) else otherwise

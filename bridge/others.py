@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from bridge import terminal
 from bridge.execution import Execution
 from bridge.journal import Record
-from bridge.messages import Message
+from bridge.messages import Message, text_of
 
 # What their cells print is read from the journal alone.
 KEPT = 1024
@@ -118,8 +118,7 @@ class Others:
         return True
 
     def _begin(self, message: Message) -> Execution:
-        code = message.content.get("code")
-        code = code if isinstance(code, str) else ""
+        code = text_of(message.content.get("code"))
         record = self._record(message, code)
         cell = self._cells[message.parent_id] = Execution(0, message.parent_id, code, keep=KEPT, record=record)
         if message.parent_id in self.requests:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mcp.types as T  # noqa: N812
+import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 
 from bridge import charts, outputs, pictures, terminal
 from bridge.addresses import OutputAddress

@@ -69,7 +69,7 @@ def make_app(policy: Policy, *, engine: str | None = None) -> App:
 
     def make_kernels(policy: Policy) -> Kernels:
         from bridge.kernels.registry import Kernels  # noqa: PLC0415 - 0.15 s that the first reply must not pay
-        from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415
+        from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415 - as above
 
         return Kernels(policy, lambda: DockerLauncher(engine))
 
@@ -128,7 +128,7 @@ class _Guard:
 
 
 def _import_kernels() -> None:
-    import bridge.kernels.registry  # noqa: F401, PLC0415
+    import bridge.kernels.registry  # noqa: F401, PLC0415 - imported for the next import alone
 
 
 def _scrubbed(value: Any) -> Any:

@@ -39,7 +39,7 @@ from bridge.errors import (
 )
 from bridge.execution import Execution, Executions
 from bridge.journal import Book, Record
-from bridge.messages import Message
+from bridge.messages import Message, mapping, text_of
 from bridge.others import Others
 from bridge.outputs import Result
 
@@ -162,8 +162,8 @@ class KernelSession:
     @property
     def banner(self) -> str:
         """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
-        language = _mapping(self._channels.kernel_info.get("language_info"))
-        return terminal.first_line(f"{_text(language.get('name')) or 'unknown'} {_text(language.get('version'))}")
+        language = mapping(self._channels.kernel_info.get("language_info"))
+        return terminal.first_line(f"{text_of(language.get('name')) or 'unknown'} {text_of(language.get('version'))}")
 
     @property
     def lost(self) -> bool:
@@ -207,7 +207,7 @@ class KernelSession:
         for _ in range(RESENDS):
             execution = await self._send_in_turn(code, deadline, on_message)
             await self._wait(execution, timeout, deadline, ask)
-            if execution.result().status != "aborted":
+            if execution.status != "aborted":
                 break
         return self._told(execution)
 
@@ -355,7 +355,7 @@ class KernelSession:
             return asked
         told = f"does not ask {'that any more' if question else 'for anything'}"
         raise UsageError(
-            f"Execution {execution.number} {told}; its status is {execution.result().status}. Nothing was sent, and no "
+            f"Execution {execution.number} {told}; its status is {execution.status}. Nothing was sent, and no "
             f"code was run; get_execution(execution={execution.number}) tells how far it is."
         )
 
@@ -449,10 +449,10 @@ class KernelSession:
             raise KernelNotResponding(
                 f"The kernel did not let itself be looked into within {LOOK_WAIT:g} s: native code holds it up."
             ) from None
-        answer = _mapping(_mapping(reply.content.get("user_expressions")).get("look"))
-        text = _mapping(answer.get("data")).get("text/plain")
+        answer = mapping(mapping(reply.content.get("user_expressions")).get("look"))
+        text = mapping(answer.get("data")).get("text/plain")
         if answer.get("status") != "ok" or not isinstance(text, str):
-            why = f"{_text(answer.get('ename')) or 'no answer'}: {_text(answer.get('evalue'))}"
+            why = f"{text_of(answer.get('ename')) or 'no answer'}: {text_of(answer.get('evalue'))}"
             raise KernelError(f"The kernel could not be looked into: {terminal.first_line(why)}")
         return text
 
@@ -460,6 +460,8 @@ class KernelSession:
         """Return the id of our subshell, made with the first look; None where the kernel has none."""
         features = self._channels.kernel_info.get("supported_features")
         if self._subshell is None and isinstance(features, list) and "kernel subshells" in features:
+            # ipykernel's control channel answers before its shell is ready, and then never answers this request
+            await self.settled()
             reply = await self._or_lost(await self._ask("control", "create_subshell_request", {}))
             made = reply.content.get("subshell_id")
             self._subshell = made if isinstance(made, str) else None
@@ -801,14 +803,6 @@ class KernelSession:
             self._writing.cancel()
         for answered in self._replies.values():
             answered.set_result(None)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 async def open_session(

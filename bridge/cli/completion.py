@@ -78,23 +78,23 @@ def _beginning(incomplete: str, *sources: Callable[[], Iterable[str]]) -> list[s
 
 
 def _in_files(context: click.Context, *, sandboxes_only: bool) -> list[str]:
-    from bridge.kernels.files import kernel_files  # noqa: PLC0415
-    from bridge.policy import find  # noqa: PLC0415
+    from bridge.kernels.files import kernel_files  # noqa: PLC0415 - only what is asked for pays for it
+    from bridge.policy import find  # noqa: PLC0415 - only what is asked for pays for it
 
     policy_file: Path | None = context.params.get("policy_file")
     return [each.name for each in kernel_files(find(policy_file).attach) if each.is_sandbox or not sandboxes_only]
 
 
 def _in_journals() -> list[str]:
-    from bridge.journals import Journals  # noqa: PLC0415
-    from bridge.policy.places import journal_home  # noqa: PLC0415
+    from bridge.journals import Journals  # noqa: PLC0415 - only what is asked for pays for it
+    from bridge.policy.places import journal_home  # noqa: PLC0415 - only what is asked for pays for it
 
     journals = Journals(journal_home())
     return [each.name for each in journals.histories()]
 
 
 def _in_engine(context: click.Context) -> list[str]:
-    from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415
+    from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415 - only what is asked for pays for it
 
     launcher = DockerLauncher(context.params.get("engine"))
     return [each.name for each in anyio.run(launcher.sandboxes) if each.state != "ended"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 import click
-import mcp.types as T  # noqa: N812
+import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 from mcp import Client, StdioServerParameters
 
 from bridge.cli import say
@@ -158,9 +158,9 @@ async def _host_kernel() -> AsyncIterator[Path]:
 
 
 async def _elsewhere_ready(file: Path, kernel: asyncio.subprocess.Process) -> None:
-    from bridge.channels import open_channels  # noqa: PLC0415
-    from bridge.connection import load  # noqa: PLC0415
-    from bridge.errors import BadConnectionFile  # noqa: PLC0415
+    from bridge.channels import open_channels  # noqa: PLC0415 - only what is asked for pays for it
+    from bridge.connection import load  # noqa: PLC0415 - only what is asked for pays for it
+    from bridge.errors import BadConnectionFile  # noqa: PLC0415 - only what is asked for pays for it
 
     with anyio.move_on_after(KERNEL_START):
         while True:

@@ -24,10 +24,10 @@ def serve(policy_file: Path | None, engine: str | None) -> None:
     # before the imports below, which take most of the start
     gc.disable()
     logging.basicConfig(stream=sys.stderr, level=os.environ.get("KERNEL_BRIDGE_LOG", "WARNING").upper())
-    import anyio  # noqa: PLC0415
+    import anyio  # noqa: PLC0415 - only what is asked for pays for it
 
-    from bridge.policy import find  # noqa: PLC0415
-    from bridge.server import serve_stdio  # noqa: PLC0415
+    from bridge.policy import find  # noqa: PLC0415 - only what is asked for pays for it
+    from bridge.server import serve_stdio  # noqa: PLC0415 - only what is asked for pays for it
 
     policy = find(policy_file)
     gc.enable()

@@ -52,7 +52,7 @@ class KernelFile:
         session = self.info.jupyter_session
         if session is None or not notebook.endswith(".ipynb"):
             return False
-        return session == os.path.abspath(_expanded(notebook)) or Path(session).name == notebook  # noqa: PTH100
+        return session == os.path.abspath(_expanded(notebook)) or Path(session).name == notebook  # noqa: PTH100 - resolve() would follow links
 
 
 def directories(attach: Attach) -> list[Path]:

@@ -150,7 +150,7 @@ class _Others:
         )
 
     def _some(self, condition: str, *values: object) -> Iterator[Cell]:
-        return self._journal.cells(f"id IN (SELECT id FROM cells WHERE {condition})", *values)  # noqa: S608
+        return self._journal.cells(f"id IN (SELECT id FROM cells WHERE {condition})", *values)  # noqa: S608 - our own words; values go beside them
 
     def _output(self, cell: int) -> str:
         """Return the start of the output and the end of it, where an error would be."""

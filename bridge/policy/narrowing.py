@@ -137,7 +137,7 @@ def _runtime(mine: str | None, theirs: str | None) -> Iterable[str]:
     yield from _same(mine, theirs)
 
 
-def _bounded_elsewhere(mine: object, theirs: object) -> Iterable[str]:  # noqa: ARG001
+def _bounded_elsewhere(mine: object, theirs: object) -> Iterable[str]:  # noqa: ARG001 - one signature for all of them
     """Of no order of its own: the model holds it within a setting that is compared (`images`, `max_timeout`)."""
     return ()
 

@@ -16,16 +16,21 @@ from bridge.policy import built_in
 SOON = 30.0
 
 
-@pytest.fixture
-async def kernels(host_kernel: Any) -> AsyncIterator[Kernels]:
-    found = Kernels(built_in(), DockerLauncher, username="agent")
+async def connected(kernels: Kernels, kernel: Any) -> None:
+    """Connect to a host kernel that may still be importing IPython."""
     async with asyncio.timeout(SOON):
         while True:
             try:
-                await found.connect(str(host_kernel.file))
-            except KernelError:  # it still imports IPython
+                await kernels.connect(str(kernel.file))
+            except KernelError:
                 await asyncio.sleep(0.05)
             else:
-                break
+                return
+
+
+@pytest.fixture
+async def kernels(host_kernel: Any) -> AsyncIterator[Kernels]:
+    found = Kernels(built_in(), DockerLauncher, username="agent")
+    await connected(found, host_kernel)
     yield found
     await found.close()

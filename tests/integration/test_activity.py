@@ -10,11 +10,11 @@ import pytest
 
 from bridge.channels import Channels, open_channels
 from bridge.connection import load
-from bridge.errors import KernelError
 from bridge.kernels.activity import Activity, OthersCell
 from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import built_in
+from tests.integration.conftest import connected
 
 pytestmark = pytest.mark.anyio
 
@@ -70,25 +70,6 @@ class Other:
         await self.channels.send("control", "create_subshell_request", {})
         await self.until_begun("subshell")
         return self.subshell
-
-
-@pytest.fixture
-async def kernels(host_kernel: Any) -> AsyncIterator[Kernels]:
-    found = Kernels(built_in(), DockerLauncher, username="agent")
-    await connected(found, host_kernel)
-    yield found
-    await found.close()
-
-
-async def connected(kernels: Kernels, kernel: Any) -> None:
-    async with asyncio.timeout(SOON):
-        while True:
-            try:
-                await kernels.connect(str(kernel.file))
-            except KernelError:  # it still imports IPython
-                await asyncio.sleep(0.05)
-            else:
-                return
 
 
 Join = Callable[..., Any]

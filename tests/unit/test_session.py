@@ -138,6 +138,20 @@ def test_a_kernel_that_tells_nonsense_of_itself_has_a_banner_of_one_line(odd: An
     assert len(banner) <= 200
 
 
+def test_a_subshell_is_asked_for_only_once_the_kernel_has_answered_in_turn() -> None:
+    async def scenario() -> None:
+        wire = Wire({"supported_features": ["kernel subshells"]})
+        session = opened(wire)
+        look = asyncio.create_task(session.look("1"))
+        await wire.next_sent("create_subshell_request")
+        assert session.state().state == "idle"
+        look.cancel()
+        await asyncio.gather(look, return_exceptions=True)
+        await session.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("odd", [None, [], [1], 5, {"look": 5}, {"look": [1]}, {"look": {"status": "ok", "data": 5}}])
 @pytest.mark.parametrize("features", [5, None, "kernel subshells", ["kernel subshells"], {"a": 1}])
 def test_a_look_that_is_answered_with_nonsense_is_told_in_a_sentence(odd: Any, features: Any) -> None:

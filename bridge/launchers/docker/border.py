@@ -31,16 +31,16 @@ class Refused(LaunchError):
 
 def foreign() -> tuple[type[Exception], ...]:
     """Return what a request to the engine may raise."""
-    import docker.errors  # noqa: PLC0415
-    import requests  # noqa: PLC0415
+    import docker.errors  # noqa: PLC0415 - slow, and wanted only where something failed
+    import requests  # noqa: PLC0415 - slow, and wanted only where something failed
 
     return (docker.errors.DockerException, requests.RequestException, OSError)
 
 
 def translated(doing: str, error: Exception, endpoint: Endpoint) -> LaunchError:
     """Return our error for one of theirs; `doing` completes "The engine did not …"."""
-    import docker.errors  # noqa: PLC0415
-    import requests  # noqa: PLC0415
+    import docker.errors  # noqa: PLC0415 - slow, and wanted only where something failed
+    import requests  # noqa: PLC0415 - slow, and wanted only where something failed
 
     if isinstance(error, docker.errors.APIError) and error.response is not None:
         detail = str(error.explanation or error)

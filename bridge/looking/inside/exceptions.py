@@ -65,7 +65,7 @@ def raised(shell: Any, chosen: int | None) -> dict[str, Any]:
     number = selected(frames, [of_the_user(shell, each, cells) for each in frames], chosen)
     told["frame"] = number
     told["frames"] = [
-        frame_row(frames[each], each, cells, each == number) for each in shown_frames(len(frames), number)
+        frame_row(frames[each], each, cells, wide=each == number) for each in shown_frames(len(frames), number)
     ]
     told["variables"] = names_in(frames[number].tb_frame, told["notes"])
     return told
@@ -254,7 +254,7 @@ def shown_frames(total: int, number: int) -> list[int]:
     return sorted({*range(HEAD), *range(total - TAIL, total), number})
 
 
-def frame_row(step: Any, number: int, cells: dict[str, int], wide: bool) -> dict[str, Any]:  # noqa: FBT001
+def frame_row(step: Any, number: int, cells: dict[str, int], *, wide: bool) -> dict[str, Any]:
     """One frame: where it is, and its lines."""
     code = code_of(step)
     lines = around(code.co_filename, step.tb_lineno, 4, 2) if wide else around(code.co_filename, step.tb_lineno, 0, 0)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv with the locked packages and this one. Debian keeps Python's venv in a package of its own: where that is
+# Makes .venv (or $KERNEL_BRIDGE_VENV) with the locked packages and this one. Debian keeps Python's venv in a package of its own: where that is
 # missing and the user is root, it is installed, with a line that says so.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+venv=${KERNEL_BRIDGE_VENV:-.venv}
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -22,8 +23,11 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
   fi
 fi
 
-say "Making .venv with the locked packages (a minute the first time)."
-rm -rf .venv
-"$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+say "Making $venv with the locked packages (a minute the first time)."
+if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+  say "$venv is there and no environment of Python's, so it is not replaced. Remove it, or name another: KERNEL_BRIDGE_VENV"; exit 2
+fi
+rm -rf "$venv"
+"$python" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

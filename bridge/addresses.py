@@ -42,6 +42,18 @@ class OutputAddress:
         return f"{_ROOT}{quote(self.kernel, safe='')}/{kind}/{self.cell}/outputs/{self.place}"
 
 
+@dataclass(frozen=True)
+class FileAddress:
+    """A file in a sandbox. It only names what comes with it: get_file reads on, not this address."""
+
+    kernel: str
+    path: str
+
+    def __str__(self) -> str:
+        """Write it as a URI."""
+        return f"{_ROOT}{quote(self.kernel, safe='')}/files/{quote(self.path, errors='replace').lstrip('/')}"
+
+
 def read(uri: str) -> ActivityAddress | OutputAddress | None:
     """Read a URI; None for one that is not of this form."""
     if not uri.startswith(_ROOT):

@@ -95,11 +95,20 @@ class Channels:
         self._handler = handler
         self._on_disconnect = on_disconnect
 
+    def ignore_output(self) -> None:
+        """Have the kernel send no more of its output here: for whoever only asks, and watches whether it is there."""
+        self._sockets["iopub"].setsockopt(zmq.UNSUBSCRIBE, b"")
+
     async def close(self) -> None:
         """Close the sockets; nothing is sent to the kernel. Closing again changes nothing."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:  # a call that was cancelled closes too, and may not wait any more
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
         if self._sockets["control"].closed:
             return
         self._sockets["control"].disable_monitor()

@@ -6,19 +6,18 @@ Fields and file names follow https://jupyter-client.readthedocs.io/en/stable/ker
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import ipaddress
 import json
 import os
 import pwd
 import stat
-import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from bridge.errors import BadConnectionFile
+from bridge.replacing import replace
 
 SCHEMES = {f"hmac-{name}" for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
@@ -45,7 +44,9 @@ class ConnectionInfo:
     signature_scheme: str = "hmac-sha256"
     kernel_name: str = "python3"
     jupyter_session: str | None = None
-    """The notebook this kernel serves, where a Jupyter server wrote it."""
+    """The notebook this kernel was started for, where a Jupyter server wrote it; never renewed."""
+    supervised: bool = False
+    """A field of ours: after every end its supervisor starts it again, on the same address with the same key."""
 
     def url(self, port: int) -> str:
         """Return the ZMQ endpoint of one of the ports."""
@@ -74,14 +75,31 @@ class ConnectionInfo:
     def to_json(self) -> dict[str, Any]:
         """Return the content of the connection file, the key included."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value not in (None, False)}
+
+    def to_bytes(self) -> bytes:
+        """Return the connection file, the key included."""
+        return json.dumps(self.to_json(), indent=1).encode() + b"\n"
 
 
 def runtime_directory() -> Path:
-    """Return Jupyter's own runtime directory of this user, where connection files are looked for and written."""
+    """Return Jupyter's own runtime directory of this user, where connection files are written."""
     from jupyter_core.paths import jupyter_runtime_dir  # noqa: PLC0415 - not needed before a kernel is looked for
 
     return Path(jupyter_runtime_dir())
+
+
+def runtime_directories() -> list[Path]:
+    """Return where this user's programs write connection files: Jupyter's own directory, and VS Code's on Linux.
+
+    VS Code goes by XDG_RUNTIME_DIR, which Jupyter itself left (vscode-jupyter, `JupyterPaths.getRuntimeDirImpl`); an
+    MCP client's bare environment may lack the variable, so the place where systemd puts it is looked at too.
+    """
+    own = runtime_directory()
+    if os.environ.get("JUPYTER_RUNTIME_DIR"):  # both go by it
+        return [own]
+    session = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    return [own, session / "jupyter" / "runtime"]
 
 
 def load(path: Path) -> ConnectionInfo:
@@ -107,17 +125,7 @@ def save(info: ConnectionInfo, path: Path) -> None:
     Raises `OSError` where the directory cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes the file 0600; the name must not look like a connection file to a Jupyter that lists the directory
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(info.to_json(), file, indent=1)
-            file.write("\n")
-        Path(draft).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(draft).unlink()
-        raise
+    replace(path, info.to_bytes())
 
 
 def _read(path: Path) -> str:
@@ -189,6 +197,7 @@ def _checked(path: Path, content: dict[str, Any]) -> ConnectionInfo:
         signature_scheme=scheme,
         kernel_name=kernel_name if isinstance(kernel_name, str) and kernel_name else "python3",
         jupyter_session=notebook if isinstance(notebook, str) and notebook else None,
+        supervised=content.get("supervised") is True,
     )
 
 

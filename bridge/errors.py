@@ -12,6 +12,8 @@ class BridgeError(Exception):
     """Something that the bridge expected might go wrong, told in full by its text."""
 
     exit_code = 4
+    recorded = False
+    """The audit has told of it."""
 
 
 class UsageError(BridgeError):
@@ -40,6 +42,12 @@ class PolicyRefused(PolicyError):
 
 class PolicyNotEnforceable(PolicyError):
     """The policy holds a setting that this launcher or engine cannot enforce, so nothing is started under it."""
+
+
+class NotAudited(PolicyError):
+    """The policy wants everything recorded that is done, and this could not be, so it was not done."""
+
+    recorded = True  # it cannot be
 
 
 class LaunchError(BridgeError):

@@ -10,6 +10,7 @@ from an event loop.
 from __future__ import annotations
 
 import base64
+import codecs
 import itertools
 import json
 import operator
@@ -23,7 +24,9 @@ from typing import Any
 import mcp.types as T  # noqa: N812 - the SDK's own examples name it so
 
 from bridge import charts, outputs, pictures, terminal
-from bridge.addresses import OutputAddress
+from bridge.addresses import FileAddress, OutputAddress
+from bridge.kernels.transfers import Page
+from bridge.looking.files import Piece
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _SVG = "image/svg+xml"
@@ -46,7 +49,18 @@ _TRACEBACK = 16 << 10
 _PRETTY_JSON = 20_000
 """Characters: indented, deeply nested JSON grows with the square of its depth."""
 
+_NAME = 100
+"""Characters of a file's path."""
+_AROUND, _AROUND_BYTES = 512, 4 << 10
+"""Bytes: what is told with a page of a file, and with bytes of one, whose address is longer."""
+_LEAST = 128
+"""Bytes of a file in a page, however much is told before it, so that reading on comes to an end."""
+
+_OBEYED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What moves a cursor, talks to a terminal or reorders the text around it, and is not needed to lay text out."""
+
 _PLAIN = "text/plain"
+_BYTES = "application/octet-stream"
 _JSON = "application/json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _RANKED = {"text/markdown", "text/latex", "text/plain", "text/html"}
@@ -120,6 +134,75 @@ def to_tool_result(
 
     content = list(_fit(parts, link, max_output, max_result, missing, deadline))
     return T.CallToolResult(content=content, is_error=result.status in {"error", "lost"})
+
+
+def to_file_result(page: Page, *, max_output: int, max_result: int) -> T.CallToolResult:
+    """The content of an answer about a file: its text as it stands, a picture, or its bytes; and how to read on.
+
+    Text with control characters comes as bytes: shown it would be obeyed, cleaned it would not be the file.
+    Text is at most `max_output` bytes and ends with a line where one ends there; all together at most `max_result`.
+    """
+    piece, before = page.piece, [terminal.shown(each) for each in page.notices]
+    name = terminal.shown(page.path[:_NAME])
+    image = _picture(piece.data, name) if piece.start == 0 and len(piece.data) == piece.size else None
+    if image is not None:
+        deadline = time.monotonic() + _SVG_SECONDS
+        return T.CallToolResult(
+            content=list(_fit([*before, image], _no_link, max_output, max_result, (0, 0), deadline))
+        )
+    room = max(min(max_output, max_result) - _size(before) - _AROUND, _LEAST)
+    text, why_not = _page_of_text(piece, room)
+    after = []
+    content: T.ContentBlock
+    if why_not:
+        data = piece.data[: (max_result - _size(before) - _AROUND_BYTES) // 4 * 3]
+        address = str(FileAddress(page.kernel, page.path[:_NAME]))
+        blob = T.BlobResourceContents(uri=address, mime_type=_BYTES, blob=base64.b64encode(data).decode())
+        content = T.EmbeddedResource(resource=blob)
+        after.append(f"{name} {why_not}; with this come its bytes {piece.start} to {piece.start + len(data)}.")
+    else:
+        data = text.encode()
+        content = T.TextContent(text=text)
+    end = piece.start + len(data)
+    if not data:
+        after.append(f"[{name} is empty]" if not piece.size else f"No more: {name} has {piece.size} bytes.")
+    elif end < piece.size:
+        after.append(f"{piece.size - end} of {piece.size} bytes are left: get_file with offset={end} reads on.")
+    blocks = [T.TextContent(text="\n".join(each)) if each else None for each in (before, after)]
+    return T.CallToolResult(content=[each for each in (blocks[0], content if data else None, blocks[1]) if each])
+
+
+def _page_of_text(piece: Piece, room: int) -> tuple[str, str]:
+    """As much of a piece as there is room for, as text, and why it is not shown as such where it is not."""
+    data = piece.data[:room]
+    is_end = piece.start + len(data) >= piece.size
+    if not is_end and (line := data.rfind(b"\n", room // 2) + 1):
+        data = data[:line]
+    try:
+        # a character that is cut at the end of the room belongs to the next page
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, is_end)
+    except UnicodeDecodeError:
+        text = None
+    if text is None or "\0" in text:
+        return "", "is no UTF-8 text"
+    if obeyed := _OBEYED.search(text):
+        first = f"U+{ord(obeyed[0]):04X}"
+        return "", f"holds control characters ({first} first), so it is not shown as text"
+    return text, ""
+
+
+def _picture(data: bytes, name: str) -> _Image | None:
+    try:
+        mime_type, _, _ = pictures.measure(data)
+    except (ValueError, struct.error, IndexError):
+        return None
+    whole = f"{name} as it is: the user's `kernel-bridge get`"
+    image = _image(mime_type, base64.b64encode(data).decode(), whole, None, 0.0)
+    return image if isinstance(image, _Image) else None
+
+
+def _no_link(place: int) -> T.ResourceLink:
+    raise AssertionError(place)  # a file has no place in an output
 
 
 def _closing(result: outputs.Result, kernel: str) -> Iterator[str]:

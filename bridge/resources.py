@@ -3,7 +3,8 @@
 The one rule: a subscriber is told that something has changed, at a bounded rate, and reads what. Nothing is polled: a
 session tells of each cell of someone else that begins or ends.
 
-The SDK offers subscriptions in the modern era only; in the legacy one the two requests are handled here.
+Each agent is told of its own kernels. The SDK offers subscriptions in the modern era only; in the legacy one the two
+requests are handled here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import weakref
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +23,29 @@ from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, SubscriptionBus
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    ListenHandler,
+    ResourcesListChanged,
+    ResourceUpdated,
+    SubscriptionBus,
+)
 
 from bridge import addresses
 from bridge.addresses import ActivityAddress, OutputAddress
+from bridge.agents import Agent
 from bridge.errors import BridgeError, NoSuchKernel
 from bridge.render import whole
 from bridge.tools import App
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from mcp.server.context import ServerRequestContext
     from mcp.server.session import ServerSession
     from pydantic import AnyUrl
+
+    Request: TypeAlias = ServerRequestContext[Any, Any]
 
 # Seconds between two notices of one kernel: a notebook runs a hundred cells in that time, and nobody reads so fast.
 PAUSE = 1.0
@@ -49,27 +62,45 @@ log = logging.getLogger(__name__)
 class ServerWithResources(MCPServer[App]):
     """The SDK's server with resources that come and go with the kernels and have MIME types of their own."""
 
-    def serve(self, app: App, bus: SubscriptionBus) -> None:
-        """Serve the resources of these kernels; the modern era's subscribers are told through the bus."""
+    def serve(self, app: App) -> None:
+        """Serve the resources of these agents' kernels, and tell those that listen of changes."""
         self._app = app
-        news = _News(bus)
-        app.on_activity, app.on_connected = news.of_activity, news.of_kernels
-        # the SDK has no public way to serve the legacy era's subscriptions
+        self._news: weakref.WeakKeyDictionary[Agent, _News] = weakref.WeakKeyDictionary()
+        # the SDK's own way has one bus for all, no context in a list, and nothing for the legacy era's subscriptions
         handle = self._lowlevel_server.add_request_handler
-        handle("resources/subscribe", T.SubscribeRequestParams, news.subscribe)
-        handle("resources/unsubscribe", T.UnsubscribeRequestParams, news.unsubscribe)
+        handle("resources/list", T.PaginatedRequestParams, self._list)
+        handle("subscriptions/listen", T.SubscriptionsListenRequestParams, self._listen)
+        handle("resources/subscribe", T.SubscribeRequestParams, self._subscribe)
+        handle("resources/unsubscribe", T.UnsubscribeRequestParams, self._unsubscribe)
 
-    async def list_resources(self) -> list[T.Resource]:
+    async def _list(self, ctx: Request, _: T.PaginatedRequestParams | None) -> T.ListResourcesResult:
         """Return the activity of each connected kernel."""
-        return [
+        resources = [
             T.Resource(
                 uri=str(ActivityAddress(name)),
                 name=f"activity of {name}",
                 description=ABOUT_ACTIVITY,
                 mime_type=JSON,
             )
-            for name in self._app.connected()
+            for name in self._app.agents.of(ctx).connected()
         ]
+        return T.ListResourcesResult(resources=resources)
+
+    async def _listen(self, ctx: Request, params: T.SubscriptionsListenRequestParams) -> T.SubscriptionsListenResult:
+        with self._app.agents.call(ctx) as agent:
+            return await self._news_of(agent).listen(ctx, params)
+
+    async def _subscribe(self, ctx: Request, params: T.SubscribeRequestParams) -> T.EmptyResult:
+        return await self._news_of(self._app.agents.of(ctx)).subscribe(ctx, params)
+
+    async def _unsubscribe(self, ctx: Request, params: T.UnsubscribeRequestParams) -> T.EmptyResult:
+        return await self._news_of(self._app.agents.of(ctx)).unsubscribe(ctx, params)
+
+    def _news_of(self, agent: Agent) -> _News:
+        if agent not in self._news:
+            news = self._news[agent] = _News(InMemorySubscriptionBus())
+            agent.hear(news.of_activity, news.of_kernels)
+        return self._news[agent]
 
     async def list_resource_templates(self) -> list[T.ResourceTemplate]:
         """Return the forms of all addresses."""
@@ -85,19 +116,21 @@ class ServerWithResources(MCPServer[App]):
             ),
         ]
 
-    async def read_resource(self, uri: AnyUrl | str, context: Any = None) -> Iterable[ReadResourceContents]:  # noqa: ARG002 - the SDK's signature
-        """Read what an address leads to; raises `ResourceError`."""
+    async def read_resource(self, uri: AnyUrl | str, context: Any = None) -> Iterable[ReadResourceContents]:
+        """Read what an address leads to, for the agent that the context tells; raises `ResourceError`."""
         address = addresses.read(str(uri))
         try:
-            match address:
-                case ActivityAddress(kernel=kernel):
-                    # the agent's last look at the names is that of its tool
-                    activity = await self._app.kernels.activity(kernel, look=False)
-                    return [ReadResourceContents(pydantic_core.to_json(activity).decode(), JSON)]
-                case OutputAddress():
-                    output = self._app.kernels.output(address, most=LARGEST)
-                    content, mime_type = await anyio.to_thread.run_sync(functools.partial(whole, output))
-                    return [ReadResourceContents(content, mime_type)]
+            with self._app.agents.call(context.request_context) as agent:
+                match address:
+                    case ActivityAddress(kernel=kernel):
+                        # the agent's last look at the names is that of its tool
+                        await agent.kernels.be_at_home(kernel)
+                        activity = await agent.kernels.activity(kernel, look=False)
+                        return [ReadResourceContents(pydantic_core.to_json(activity).decode(), JSON)]
+                    case OutputAddress():
+                        output = agent.kernels.output(address, most=LARGEST)
+                        content, mime_type = await anyio.to_thread.run_sync(functools.partial(whole, output))
+                        return [ReadResourceContents(content, mime_type)]
         except NoSuchKernel as error:
             raise ResourceNotFoundError(str(error)) from None
         except BridgeError as error:
@@ -109,10 +142,12 @@ class ServerWithResources(MCPServer[App]):
 
 
 class _News:
-    """Tells of changes: at once, and of those that follow within a pause once at its end."""
+    """Tells one agent of changes: at once, and of those that follow within a pause once at its end."""
 
     def __init__(self, bus: SubscriptionBus) -> None:
         self._bus = bus
+        self.listen = ListenHandler(bus)
+        """Serves one stream of the modern era."""
         self._changed: dict[str, bool] = {}
         # of the legacy era, by connection: each request has a session object of its own
         self._subscribers: dict[str, dict[int, ServerSession]] = {}
@@ -134,7 +169,7 @@ class _News:
         """A kernel was connected, or is so no longer."""
         self._in_background(self._bus.publish(ResourcesListChanged()))
 
-    async def subscribe(self, ctx: ServerRequestContext[Any, Any], params: T.SubscribeRequestParams) -> T.EmptyResult:
+    async def subscribe(self, ctx: Request, params: T.SubscribeRequestParams) -> T.EmptyResult:
         """Tell this connection from now on when the resource has changed."""
         address = addresses.read(str(params.uri))
         if not isinstance(address, ActivityAddress):
@@ -142,9 +177,7 @@ class _News:
         self._subscribers.setdefault(str(address), {})[_connection(ctx.session)] = ctx.session
         return T.EmptyResult()
 
-    async def unsubscribe(
-        self, ctx: ServerRequestContext[Any, Any], params: T.UnsubscribeRequestParams
-    ) -> T.EmptyResult:
+    async def unsubscribe(self, ctx: Request, params: T.UnsubscribeRequestParams) -> T.EmptyResult:
         """Tell this connection no longer."""
         self._forget(str(addresses.read(str(params.uri))), _connection(ctx.session))
         return T.EmptyResult()

@@ -1,4 +1,4 @@
-"""The MCP server: policy, kernels and tools put together, and served over stdio until the client leaves.
+"""The MCP server: policy, kernels and tools put together, and served over stdio until the client leaves; see `http/`.
 
 The one rule: the client always gets an answer. An engine or a kernel that is not there is the answer of one call, never
 the end of the server; and nothing is imported, looked for or started before the first reply that it does not need.
@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,10 +20,10 @@ import anyio
 from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.types import INTERNAL_ERROR
 from pydantic import BaseModel
 
+from bridge.errors import BridgeError
 from bridge.policy import Policy
 from bridge.resources import ServerWithResources
 from bridge.tools import App, all_tools
@@ -37,6 +37,9 @@ calls, and both sides see them. connect_to_kernel joins a kernel that runs on th
 start_sandbox starts one in a sealed container. Then execute_code. list_kernels shows what there is. Do not restart or
 stop a kernel without asking: the user's variables are in it. A refusal by the policy is final: tell the user.
 """
+SHARED = (
+    "Several clients share this server: pass `kernel` in each call. get_activity also tells what their agents ran.\n"
+)
 # Leaving the kernels is local work; a client that closed us ends the process after two seconds.
 CLOSING = 1.5
 
@@ -48,67 +51,74 @@ def build_server(app: App) -> MCPServer[App]:
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
         yield app
 
-    bus = InMemorySubscriptionBus()
     server = ServerWithResources(
         "kernel-bridge",
         title="kernel-bridge",
         version=version("kernel-bridge"),
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS + (SHARED if app.shared else ""),
         tools=all_tools(),
         lifespan=lifespan,
-        middleware=[_Guard()],
-        subscriptions=bus,
+        middleware=[Guard()],
         log_level="WARNING",
     )
-    server.serve(app, bus)
+    server.serve(app)
     return server
 
 
-def make_app(policy: Policy, *, engine: str | None = None) -> App:
-    """Return what the tools act on; the kernels' libraries are imported when the first call needs them."""
+def make_app(policy: Policy, *, engine: str | None = None, home: str | None = None, shared: bool = False) -> App:
+    """Return what the tools act on; the kernels' libraries are imported when the first call needs them.
+
+    `home`: the kernel that each agent has without asking for it. `shared`: several clients are served.
+    """
 
     def make_kernels(policy: Policy) -> Kernels:
+        from bridge.audit import Who  # noqa: PLC0415 - as below
         from bridge.kernels.registry import Kernels  # noqa: PLC0415 - 0.15 s that the first reply must not pay
         from bridge.launchers.docker import DockerLauncher  # noqa: PLC0415 - as above
 
-        return Kernels(policy, lambda: DockerLauncher(engine))
+        return Kernels(policy, lambda: DockerLauncher(engine), who=Who("mcp"), home=home, must_name=shared)
 
-    return App(policy, make_kernels)
+    return App(policy, make_kernels, shared=shared)
 
 
-async def serve_stdio(policy: Policy, *, engine: str | None = None) -> None:
+async def serve_stdio(policy: Policy, *, engine: str | None = None, home: str | None = None) -> None:
     """Serve one client on stdin and stdout until it closes them or a signal comes; kernels live on."""
-    app = make_app(policy, engine=engine)
+    app = make_app(policy, engine=engine, home=home)
     async with anyio.create_task_group() as group:
-        group.start_soon(_end_on_signal, app)
+        # the SDK's stdio reader is a thread that a signal does not wake, so the process is ended outright
+        group.start_soon(end_on_signal, lambda: leave(app))
         await build_server(app).run_stdio_async()
-        await _leave(app)
+        await leave(app)
         group.cancel_scope.cancel()
 
 
-async def _end_on_signal(app: App) -> None:
-    # the SDK's stdio reader is a thread that a signal does not wake, so the process is ended outright
+async def end_on_signal(leave: Callable[[], Awaitable[None]]) -> None:
+    """Once a signal to end comes, leave and end the process by its number."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
-            await _leave(app)
+            await leave()
             os._exit(128 + number)
 
 
-async def _leave(app: App) -> None:
-    if "kernels" in app.__dict__:
-        with anyio.move_on_after(CLOSING, shield=True):
-            await app.kernels.close()
+async def leave(app: App) -> None:
+    """Leave all kernels, in bounded time; they live on, and so does what runs in them."""
+    with anyio.move_on_after(CLOSING, shield=True):
+        await app.agents.close()
 
 
-class _Guard:
+class Guard:
     """The last net around every request: an internal slip fails one call, not the server."""
 
     def __init__(self) -> None:
         self._warmed = False
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Serve one request, as the SDK's middleware does."""
         try:
             result = await call_next(ctx)
+        except BridgeError as error:
+            # of a request that is no tool's, such as one for the list of resources
+            raise MCPError(INTERNAL_ERROR, str(error)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -76,6 +76,9 @@ NEVER_ASKED = (
 )
 
 OnMessage = Callable[[Message], None]
+OnSend = Callable[[int], Callable[[Result | None], None]]
+"""Called with an execution's number just before its code is sent; what it raises keeps that from happening. It returns
+what is called, once, with the result: when the cell has ended or is lost, or with None where it could not be sent."""
 Ask = Callable[[str], Awaitable[str | None]]
 """Puts a cell's question to whoever can answer and returns the answer. None: ask the caller, by the result. Raises
 `NoAnswer` where there will be none. Cancelled where the question ends otherwise."""
@@ -133,6 +136,7 @@ class KernelSession:
         self._subshell: str | None = None
         self._looking = asyncio.Lock()
         self._listeners: dict[str, OnMessage] = {}
+        self._ends: dict[str, Callable[[Result | None], None]] = {}
         self._begun: dict[str, float] = {}
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
@@ -170,6 +174,11 @@ class KernelSession:
         """The kernel or the connection is gone (or going); open another session."""
         return self._losing is not None
 
+    @property
+    def runs_a_cell(self) -> bool:
+        """A cell of ours was sent and has not ended."""
+        return self._current is not None and not self._current.done
+
     def state(self) -> SessionState:
         """Return what is known now, without asking the kernel."""
         if self.lost:
@@ -190,22 +199,28 @@ class KernelSession:
     # -- executing
 
     async def execute(
-        self, code: str, *, timeout: float | None, on_message: OnMessage | None = None, ask: Ask | None = None
+        self,
+        code: str,
+        *,
+        timeout: float | None,
+        on_message: OnMessage | None = None,
+        ask: Ask | None = None,
+        on_send: OnSend | None = None,
     ) -> Result:
         """Run a cell in turn and return its result, or how far it is after `timeout` seconds.
 
         A result whose status is `running` or `queued` goes on; `read` tells more. Without `ask`, a result comes as soon
         as the cell asks for input, and `answer` goes on; the time in which `ask` is asked does not count. `on_message`
-        sees each message of the cell as it comes. Raises `KernelBusy` where the kernel was not free in time, and
-        nothing was executed then; `KernelDied` where the session was over before the cell was sent,
-        `KernelNotResponding` where it could not be sent, `UsageError` for code that no message can carry. A cancelled
-        call interrupts its cell.
+        sees each message of the cell as it comes; `on_send` is called each time that it is sent. Raises `KernelBusy`
+        where the kernel was not free in time, and nothing was executed then; `KernelDied` where the session was over
+        before the cell was sent, `KernelNotResponding` where it could not be sent, `UsageError` for code that no
+        message can carry. A cancelled call interrupts its cell.
         """
         _require_whole_characters(code, "The code", "Nothing was executed")
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         for _ in range(RESENDS):
-            execution = await self._send_in_turn(code, deadline, on_message)
+            execution = await self._send_in_turn(code, deadline, on_message, on_send)
             await self._wait(execution, timeout, deadline, ask)
             if execution.status != "aborted":
                 break
@@ -269,7 +284,7 @@ class KernelSession:
         others = "; ".join(self._others.phrases())
         if others:
             return NotOurs(
-                f"What runs was not started through this bridge ({others}), so it is not interrupted; "
+                f"What runs was not started through this connection ({others}), so it is not interrupted; "
                 "its owner can do that."
             )
         if self._unknown:
@@ -277,7 +292,7 @@ class KernelSession:
                 "What runs began before this connection, and the kernel does not tell whose it is, so it is not "
                 "interrupted; the user can do that."
             )
-        return NotOurs("Nothing that was started through this bridge is running, so there is nothing to interrupt.")
+        return NotOurs("Nothing that was started through this connection is running, so there is nothing to interrupt.")
 
     async def interrupt_anyones(self) -> bool:
         """Interrupt whatever runs, for the person whose kernel it is; True if it ended."""
@@ -287,6 +302,11 @@ class KernelSession:
                 await self._probe()
                 return True
         return False
+
+    async def end_kernel(self) -> None:
+        """Ask the kernel process to end, as Jupyter does it, also while a cell runs; its supervisor starts another."""
+        await self._channels.send("control", "interrupt_request", {})
+        await self._channels.send("control", "shutdown_request", {"restart": True})
 
     async def until_lost(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the end of this session; True if it is over."""
@@ -349,7 +369,7 @@ class KernelSession:
         elif asked is not None:
             execution = asked.execution
         else:
-            raise UsageError("No cell that was started through this bridge asks for input, so nothing was sent.")
+            raise UsageError("No cell that was started through this connection asks for input, so nothing was sent.")
         asks = execution.question
         if asked is not None and asked.execution is execution and asks is not None and question in (None, asks.id):
             return asked
@@ -469,7 +489,9 @@ class KernelSession:
 
     # -- taking turns
 
-    async def _send_in_turn(self, code: str, deadline: float | None, on_message: OnMessage | None) -> Execution:
+    async def _send_in_turn(
+        self, code: str, deadline: float | None, on_message: OnMessage | None, on_send: OnSend | None
+    ) -> Execution:
         try:
             async with asyncio.timeout_at(deadline), self._turn:
                 await self._until_own_is_done()
@@ -477,7 +499,7 @@ class KernelSession:
         except TimeoutError:
             raise self._busy() from None
         # No await between the check above and the send below but the send itself, which only fills ZMQ's queue.
-        return await self._send(code, on_message)
+        return await self._send(code, on_message, on_send)
 
     async def _until_own_is_done(self) -> None:
         if self._current is not None and not self._current.done:
@@ -506,7 +528,7 @@ class KernelSession:
         # the reply may be ahead of the last outputs, which come on another socket
         asyncio.get_running_loop().call_later(IDLE_GRACE, self._others.end, before)
 
-    async def _send(self, code: str, on_message: OnMessage | None) -> Execution:
+    async def _send(self, code: str, on_message: OnMessage | None, on_send: OnSend | None) -> Execution:
         self._raise_if_lost()
         message = self._channels.new_message(
             "execute_request",
@@ -529,6 +551,8 @@ class KernelSession:
         if on_message:
             self._listeners[msg_id] = on_message
         try:
+            if on_send:
+                self._ends[msg_id] = on_send(execution.number)
             # shielded: once the frames are handed over, the cell runs, whatever becomes of this call
             with anyio.CancelScope(shield=True):
                 await self._channels.send_message("shell", message)
@@ -552,6 +576,9 @@ class KernelSession:
         self.executions.forget(execution)
         for table in (self._finished, self._news, self._listeners):
             table.pop(execution.msg_id, None)
+        ended = self._ends.pop(execution.msg_id, None)
+        if ended:
+            ended(None)
 
     async def _end_of(self, execution: Execution) -> None:
         finished = self._finished.get(execution.msg_id)
@@ -568,6 +595,9 @@ class KernelSession:
                 async with asyncio.timeout_at(deadline):
                     while not news.is_set():
                         await news.wait()
+            if news.is_set() and execution.question is None and not execution.done:
+                news.clear()  # what it asked is over: its reply is here, and its end is on the way
+                continue
             asked = self._asked if execution.question is not None else None
             if asked is None or ask is None or not await self._put(asked, ask):
                 return
@@ -723,7 +753,7 @@ class KernelSession:
                 fence.set()
             return
         answered = self._replies.pop(message.parent_id, None)
-        if answered is not None:
+        if answered is not None and not answered.done():  # nobody waits any more where the kernel is just being left
             answered.set_result(message)
 
     def _nobody_answered(self) -> None:
@@ -767,9 +797,12 @@ class KernelSession:
         if grace is not None:
             grace.cancel()
         for table in (self._finished, self._news):
-            ended = table.pop(execution.msg_id, None)
-            if ended is not None:
-                ended.set()
+            event = table.pop(execution.msg_id, None)
+            if event is not None:
+                event.set()
+        ended = self._ends.pop(execution.msg_id, None)
+        if ended:
+            ended(execution.result())
 
     def _in_background(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)

@@ -68,6 +68,9 @@ class Rogue:
         elif kind == "execute_request":
             name = request["content"]["code"].split("(")[0]
             getattr(self, name, self.honest)(request)
+        elif kind == "future_request":
+            message = self.session.msg("future_reply", request["content"], parent=request)
+            self.session.send(self.sockets[channel], message, ident=self.identity, buffers=request["buffers"])
         elif kind == "interrupt_request":
             self.reply("interrupt_reply", {"status": "ok"}, request, channel)
             for each in self.unanswered:
@@ -241,6 +244,29 @@ class Rogue:
         """No reply and no idle until it is interrupted."""
         self.begin(request)
         self.unanswered.append(request)
+
+    def numbers(self, request: Parent) -> None:
+        """As many numbered messages as a cell names, each so long, as fast as can be: what is the same is made once."""
+        self.begin(request)
+        header = json.dumps(self.session.msg_header("stream"), default=str).encode()
+        parent = json.dumps(request["header"], default=str).encode()
+        count, size = map(int, request["content"]["code"][len("numbers(") : -1].split(","))
+        for number in range(count):
+            text = str(number).rjust(size, ".").encode()
+            self.signed("iopub", header, parent, b"{}", b'{"name": "stdout", "text": "' + text + b'"}')
+        self.end(request)
+
+    def last_words(self, request: Parent) -> None:
+        """Much at once, and then the end of the process, with all of it on its way."""
+        self.begin(request)
+        content = [{"name": "stdout", "text": str(number) + "." * 3_000_000} for number in range(40)]
+        messages = [self.session.msg("stream", each, parent=request) for each in content]
+        for frames in [self.session.serialize(each) for each in messages]:
+            self.raw("iopub", *frames)
+        for each in self.sockets.values():
+            each.close(linger=10_000)
+        zmq.Context.instance().term()
+        sys.exit()
 
     def silent(self, request: Parent) -> None:
         """Not even the sign that it began; it is answered when something is interrupted."""

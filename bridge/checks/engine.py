@@ -14,6 +14,7 @@ import anyio
 from bridge.checks import Finding, size
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers import EngineFacts, Launcher
+from bridge.launchers.docker.capabilities import FOUND_BY_NAME
 from bridge.policy import SandboxSpec
 
 LITTLE_STORAGE = 2**30
@@ -55,6 +56,14 @@ def judged(facts: EngineFacts, spec: SandboxSpec | None) -> Iterator[Finding]:
             f"the engine cannot limit {', '.join(facts.missing_limits)}, and nothing starts without its limits",
             "swap: boot with swapaccount=1; a rootless engine: cgroup v2, with cpu, memory and pids delegated to you",
         )
+    elif not facts.counts_sockets:
+        yield Finding(
+            "limits",
+            "warn",
+            "memory, swap, pids and cpus are enforced, but with cgroup v1 what waits in TCP and UDP sockets is not in "
+            "the memory: a sandbox can hold more than its policy says",
+            "boot the engine's machine with cgroup v2: systemd.unified_cgroup_hierarchy=1",
+        )
     else:
         yield Finding("limits", "ok", "memory, swap, pids and cpus are enforced")
     if facts.warnings:
@@ -81,13 +90,27 @@ def judged(facts: EngineFacts, spec: SandboxSpec | None) -> Iterator[Finding]:
 
 
 def _unable(facts: EngineFacts, spec: SandboxSpec) -> Iterator[Finding]:
-    """Tell what of the policy this engine cannot do; nothing where it can do all."""
-    if spec.runtime and spec.runtime not in facts.runtimes:
+    """Tell what of the policy this engine cannot do, or does not tell of; nothing where it can do all."""
+    if spec.runtime and spec.runtime.startswith(FOUND_BY_NAME) and spec.runtime not in facts.runtimes:
+        yield Finding(
+            "runtime",
+            "warn",
+            f"the policy's runtime {spec.runtime} is found by its name; an engine tells only at a start if it is not",
+            "kernel-bridge up    (refused with the engine's words where it is not there)",
+        )
+    elif spec.runtime and spec.runtime not in facts.runtimes:
         yield Finding(
             "runtime",
             "fail",
             f"the policy's runtime {spec.runtime} is not known to the engine, which has {', '.join(facts.runtimes)}",
             "configure it in the engine, or change sandbox.runtime in the policy",
+        )
+    if spec.gpus:
+        yield Finding(
+            "gpus",
+            "warn",
+            f"the policy gives every sandbox {spec.gpus} of them, and an engine tells only at a start if it has none",
+            "kernel-bridge up    (refused with the engine's words where it has none)",
         )
     if spec.network == "none" and not facts.shares_sockets:
         yield Finding(
@@ -121,7 +144,7 @@ def _leftovers(launcher: Launcher) -> Iterator[Finding]:
         return
     parts = [
         f"sandboxes that have ended ({', '.join(left.ended)})" if left.ended else "",
-        f"{left.objects} containers and volumes without a sandbox" if left.objects else "",
+        f"{left.objects} containers, volumes and networks without a sandbox" if left.objects else "",
         f"{len(left.directories)} socket directories" if left.directories else "",
     ]
     told = ", ".join(each for each in parts if each)

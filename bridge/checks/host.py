@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from bridge.audit import trail_of
 from bridge.checks import Finding, Level, size
 from bridge.connection import runtime_directory
 from bridge.errors import PolicyError
 from bridge.launchers.docker.places import LONGEST_SOCKET_PATH, socket_parent
-from bridge.policy import Policy, SandboxRequest, SandboxSpec, decide, find
+from bridge.policy import OPEN_NETWORK, Policy, SandboxRequest, SandboxSpec, decide, find
 from bridge.policy.places import config_home
 
 LITTLE_SPACE = 100 * 2**20
@@ -27,8 +28,11 @@ LITTLE_SPACE = 100 * 2**20
 
 
 def python() -> Iterator[Finding]:
-    """Tell which Python and which kernel-bridge these are."""
-    text = f"{platform.python_version()} ({sys.executable}), kernel-bridge {version('kernel-bridge')}"
+    """Tell which Python and which kernel-bridge these are, on which system."""
+    text = (
+        f"{platform.python_version()} ({sys.executable}), kernel-bridge {version('kernel-bridge')}, "
+        f"{platform.system()} {platform.release()}"
+    )
     yield Finding("python", "ok", text)
 
 
@@ -52,7 +56,25 @@ def policy_in_force(file: Path | None) -> tuple[Policy | None, SandboxSpec | Non
         cure = "change the policy, then: kernel-bridge up"
         return policy, None, Finding("policy", "fail", f"{policy.origin} is valid, but {error}", cure)
     text = f"{policy.origin} is valid: image {policy.sandbox.default_image}, network {spec.network}"
+    if spec.network == "open":
+        cure = "where that is not meant, write network: isolated in the policy"
+        return policy, spec, Finding("policy", "warn", f"{text}: {OPEN_NETWORK}", cure)
     return policy, spec, Finding("policy", "ok", text)
+
+
+def audit(policy: Policy | None) -> Iterator[Finding]:
+    """Look where everything is recorded, if the policy wants that, and if it can be."""
+    found = trail_of(policy.audit) if policy else None
+    if found is None:
+        yield Finding("audit", "ok", "nothing is recorded (audit.file)")
+    elif reason := found.trouble():
+        what, _, cure = reason.partition("; ")
+        yield Finding("audit", "fail", f"{found.file} cannot be written, so nothing is done with kernels: {what}", cure)
+    elif found.is_too_long():
+        text = f"{found.file} is larger than audit.max_size: the system does not let it be moved (is it append-only?)"
+        yield Finding("audit", "warn", text, f"move it away as who made it so: lsattr {shlex.quote(str(found.file))}")
+    else:
+        yield Finding("audit", "ok", f"everything that is done with kernels is recorded in {found.file}")
 
 
 def directories(spec: SandboxSpec | None) -> Iterator[Finding]:

@@ -23,20 +23,26 @@ from bridge.errors import BridgeError
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 COMMANDS = {
+    "attach": ("attach", "Open a console on a kernel."),
     "client": ("client", "Put the bridge into an MCP client's configuration."),
     "completion": ("completion", "Print what makes a shell complete commands and kernels."),
     "demo": ("demo", "Show the whole of it on this machine, end to end."),
     "doctor": ("doctor", "Look whether everything is there, and say what to type where not."),
     "export": ("export", "Write what ran in a kernel as a notebook or a script."),
     "gc": ("sandboxes", "Remove what is left of sandboxes that have ended."),
+    "get": ("transfer", "Copy a file out of a sandbox."),
+    "ide": ("ide", "Put a kernel into the kernel picker of IDEs."),
     "image": ("image", "Build and list the images that sandboxes are started from."),
     "interrupt": ("kernels", "Interrupt what runs in a kernel."),
     "logs": ("kernels", "Print what a sandbox wrote."),
     "ls": ("kernels", "List every kernel the bridge can see."),
     "policy": ("policy", "Check and explain what a policy allows."),
+    "put": ("transfer", "Copy a file into a sandbox."),
+    "connection-files": ("files", ""),
+    "relay": ("relay", ""),
     "restart": ("sandboxes", "Start a sandbox's kernel anew."),
     "run": ("run", "Run code in a kernel."),
-    "serve": ("serve", "Serve MCP to an agent over stdio."),
+    "serve": ("serve", "Serve MCP to an agent over stdio, or to many over HTTP."),
     "status": ("kernels", "Tell all about one kernel."),
     "stop": ("sandboxes", "End a sandbox and remove it."),
     "up": ("sandboxes", "Start a sandbox."),
@@ -47,18 +53,18 @@ class _Lazy(click.Group):
     """Imports a command's module only when that command is called: `serve` must start fast."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return sorted(name for name, (_, about) in COMMANDS.items() if about)
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"{__name__}.{COMMANDS[name][0]}"), name)
+        command = getattr(importlib.import_module(f"{__name__}.{COMMANDS[name][0]}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items() if about])
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

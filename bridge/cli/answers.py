@@ -6,14 +6,13 @@ told as `NoAnswer`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
 
 import click
 
-from bridge.cli import say
+from bridge.cli import descriptors, say
 from bridge.errors import NoAnswer
 
 _END_OF_FILE = "\x04"
@@ -65,17 +64,7 @@ class Answers:
     async def _piece(self) -> bytes:
         if sys.stdin is None:
             return b""  # it was closed from the beginning, and its number is another file's by now
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
         try:
-            loop.add_reader(self._descriptor, ready.set)
-        except OSError:
-            pass  # a file, which never blocks, or closed
-        else:
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(self._descriptor)
-        try:
-            return os.read(self._descriptor, 65536)
+            return await descriptors.read(self._descriptor)
         except OSError:
             return b""  # closed, or a terminal that is gone

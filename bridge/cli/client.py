@@ -13,13 +13,17 @@ from bridge.cli import say
 from bridge.cli.serve import serve
 from bridge.clients import configuration
 from bridge.clients.configuration import Entry
-from bridge.clients.entry import Server, server
 from bridge.clients.known import CLIENTS, Client, project_file
+from bridge.clients.over_http import checked_url, paste
+from bridge.entry import Program, program
 from bridge.errors import UsageError
+from bridge.http.token import default_file
 from bridge.policy import find
+from bridge.policy.places import expanded
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What every client takes for a server's name."""
+DEFAULT_URL = "http://127.0.0.1:8765/mcp"
 
 client_argument = click.argument("which", metavar="CLIENT", type=click.Choice(list(CLIENTS)))
 name_option = click.option("--name", default="kernel", show_default=True, help="What the client calls the server.")
@@ -80,24 +84,57 @@ def add(*, which: str, name: str, scope: str, force: bool, arguments: tuple[str,
 @client.command("print")
 @client_argument
 @name_option
+@click.option("--http", "over_http", is_flag=True, help="For a server that runs: `serve --transport http`, or compose.")
+@click.option("--url", help=f"With --http: where it is; {DEFAULT_URL} if left out.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="With --http: its token, as `serve` was told.")
 @serve_arguments
-def print_(*, which: str, name: str, arguments: tuple[str, ...]) -> None:
-    """Print what belongs into CLIENT's configuration, and say where.
+def print_(
+    *, which: str, name: str, over_http: bool, url: str | None, token_file: Path | None, arguments: tuple[str, ...]
+) -> None:
+    """Print what belongs into CLIENT's configuration, and say where. The token itself is never printed.
 
     Example: kernel-bridge client print codex >> ~/.codex/config.toml
+
+    Example: kernel-bridge client print claude --http
     """
     chosen = CLIENTS[which]
+    if over_http:
+        if arguments:
+            raise UsageError("With --http the server runs already and is given nothing; leave out what follows `--`.")
+        _print_for_http(chosen, _checked(name), url or DEFAULT_URL, token_file)
+        return
+    if url or token_file:
+        raise UsageError("--url and --token-file are for --http.")
     click.echo(configuration.snippet(chosen, name, chosen.entry(_server(name, arguments))), nl=False)
     say(f"For {chosen.title}, in {chosen.place(os.environ)}, or: kernel-bridge client add {which}. {chosen.after}")
 
 
-def _server(name: str, arguments: tuple[str, ...]) -> Server:
-    """Return what the client is to start, after it was seen that `serve` takes the arguments and finds its policy."""
+def _print_for_http(client: Client, name: str, url: str, token_file: Path | None) -> None:
+    file = expanded(token_file or default_file()).absolute()
+    printed, where = paste(client, name, checked_url(url), file)
+    click.echo(printed, nl=False)
+    say(f"For {client.title}, in {client.place(os.environ)}. {where}" if client.http else where)
+    if not file.exists():
+        say(f"{file} is not there yet: `kernel-bridge serve --transport http` makes it.")
+
+
+def _checked(name: str) -> str:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name[:80]!r} cannot be a server's name: write 1 to 64 of letters, digits, '-' and '_'.")
+    return name
+
+
+def _server(name: str, arguments: tuple[str, ...]) -> Program:
+    """Return what the client is to start, after it was seen that `serve` takes the arguments and finds its policy."""
+    _checked(name)
     given = serve.make_context("kernel-bridge serve", list(arguments)).params
+    if given["transport"] != "stdio":
+        raise UsageError(
+            "A client starts a server of its own, over stdio. Nothing was changed. One that serves HTTP is started by "
+            "you, and `kernel-bridge client print CLIENT --http` prints what a client needs then."
+        )
     find(given["policy_file"])
-    return server(arguments)
+    return program("serve", arguments)
 
 
 def _put(client: Client, file: Path, scope: str, name: str, value: dict[str, object], old: Entry | None) -> None:

@@ -58,6 +58,11 @@ def seen_names(context: click.Context, _: click.Parameter, incomplete: str) -> l
     return _beginning(incomplete, lambda: _in_files(context, sandboxes_only=False), _in_journals)
 
 
+def kernelspec_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a kernelspec of ours."""
+    return _beginning(incomplete, _installed)
+
+
 def _beginning(incomplete: str, *sources: Callable[[], Iterable[str]]) -> list[str]:
     """Return the names that begin so, from all sources that answer in time, which are asked at the same time."""
     found: set[str] = set()
@@ -91,6 +96,12 @@ def _in_journals() -> list[str]:
 
     journals = Journals(journal_home())
     return [each.name for each in journals.histories()]
+
+
+def _installed() -> list[str]:
+    from bridge.ide.installed import installed  # noqa: PLC0415 - only what is asked for pays for it
+
+    return [each.name for each in installed() if each.name]
 
 
 def _in_engine(context: click.Context) -> list[str]:

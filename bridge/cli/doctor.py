@@ -14,8 +14,9 @@ from bridge import checks
 from bridge.checks import Check, Finding
 from bridge.checks.clients import clients
 from bridge.checks.engine import engine as look_at_engine
-from bridge.checks.host import directories, policy_in_force, python
+from bridge.checks.host import audit, directories, policy_in_force, python
 from bridge.checks.kernels import connection_files
+from bridge.checks.kernelspecs import kernelspecs
 from bridge.cli import engine_option, policy_option, say
 from bridge.errors import LaunchError
 from bridge.launchers.docker import DockerLauncher
@@ -42,10 +43,12 @@ def doctor(*, as_json: bool, policy_file: Path | None, engine: str | None) -> in
         [
             Check("python", python),
             Check("policy", lambda: [told]),
+            Check("audit", partial(audit, policy)),
             Check("engine", partial(look_at_engine, lambda: DockerLauncher(engine), spec), late="fail"),
             Check("directories", partial(directories, spec)),
             Check("connection files", partial(connection_files, policy.attach if policy else Attach())),
             Check("MCP clients", clients),
+            Check("kernelspecs", kernelspecs),
         ],
         patience=PATIENCE,
     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import click
 
 from bridge.cli import policy_option, say
 from bridge.cli.completion import seen_names
+from bridge.cli.saving import PRIVATE, in_units, must_be_writable, saved
 from bridge.errors import UsageError
 from bridge.journals import Entry, History, Journals
 from bridge.kernels.seen import find_history
@@ -45,7 +43,7 @@ def export(
     """
     written = FORMATS[kind or _kind(file)]
     if str(file) != "-":
-        _must_be_writable(file, force=force)
+        must_be_writable(file, force=force)
     policy = find(policy_file)
     journals = Journals(journal_home())
     history, notes = find_history(name, policy, journals)
@@ -63,9 +61,11 @@ def export(
             sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
         return
-    size = _save(texts, file, force=force)
+    with saved(file, force=force, mode=PRIVATE) as out:
+        out.writelines(text.encode() for text in texts)
+        size = out.tell()
     count = f"{len(entries)} cell{'s' * (len(entries) != 1)}"
-    say(f"Wrote {count} of {history.name} to {file} ({_shown(size)}).")
+    say(f"Wrote {count} of {history.name} to {file} ({in_units(size)}).")
 
 
 def _kind(file: Path) -> str:
@@ -84,57 +84,3 @@ def _only(author: str, entries: list[Entry]) -> list[Entry]:
             f"No cell of {author!r} is kept; there are those of: {', '.join(sorted({by(each) for each in entries}))}."
         )
     return chosen
-
-
-def _must_be_writable(file: Path, *, force: bool) -> None:
-    if file.is_dir():
-        raise UsageError(f"{file} is a directory; name a file in it. Nothing was written.")
-    if not file.parent.is_dir():
-        raise UsageError(f"There is no directory {file.parent}; make it first. Nothing was written.")
-    if file.exists() and not force:
-        raise _exists(file)
-
-
-def _exists(file: Path) -> UsageError:
-    return UsageError(f"{file} exists and was left as it is; --force replaces it.")
-
-
-def _save(texts: Iterable[str], file: Path, *, force: bool) -> int:
-    """Write all of it or nothing, and return its size; a reader sees the old file or the new one."""
-    target = file.resolve()
-    try:
-        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-                out.writelines(texts)
-            size = Path(draft).stat().st_size
-            if force:
-                Path(draft).replace(target)
-            else:
-                _place_new(Path(draft), target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                Path(draft).unlink()
-    except FileExistsError:
-        raise _exists(file) from None
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written ({error.strerror}). Nothing was written.") from None
-    return size
-
-
-def _place_new(draft: Path, target: Path) -> None:
-    """Put a file where none is; unlike a rename, a link replaces nothing."""
-    try:
-        target.hardlink_to(draft)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        draft.replace(target)
-
-
-def _shown(size: int) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}" if unit != "bytes" else f"{size} bytes"
-        size /= 1024  # type: ignore[assignment]
-    return f"{size:.3g} GiB"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bridge.audit import Who
 from bridge.cli import engine_option, policy_option, say
 from bridge.cli.completion import kernel_names, sandbox_names
 from bridge.cli.interruption import complete
@@ -20,15 +21,16 @@ from bridge.kernels.person import Described
 from bridge.kernels.registry import Kernels
 from bridge.launchers import LogLine
 from bridge.launchers.docker import DockerLauncher
-from bridge.policy import find
+from bridge.policy import OPEN_NETWORK, find
 
 T = TypeVar("T")
 
 
-def open_kernels(policy_file: Path | None, engine: str | None) -> Kernels:
-    """Return the kernels under the policy in force, signed as the person at the shell."""
+def open_kernels(policy_file: Path | None, engine: str | None, *, by: str = "shell") -> Kernels:
+    """Return the kernels under the policy in force, signed as the person at the shell; `by` is for the audit."""
     username = os.environ.get("USER") or "shell"
-    return Kernels(find(policy_file), lambda: DockerLauncher(engine), username=username)
+    who = Who(by, click.get_current_context().info_name)
+    return Kernels(find(policy_file), lambda: DockerLauncher(engine), username=username, who=who)
 
 
 def with_kernels(policy_file: Path | None, engine: str | None, work: Callable[[Kernels], Coroutine[Any, Any, T]]) -> T:
@@ -64,7 +66,10 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
         say(f"No host kernels; {start}." if trouble else f"No kernels; `kernel-bridge up` starts a sandbox, {start}.")
     width = max((len(each.name) for each in listed), default=0)
     for each in listed:
-        click.echo(f"{each.name:<{width}}  {each.kind:<7}  {each.state}  {each.notebook or each.connection_file}")
+        state = f"{each.state}, network open" if each.network == "open" else each.state
+        click.echo(f"{each.name:<{width}}  {each.kind:<7}  {state}  {each.notebook or each.connection_file}")
+    if any(each.network == "open" for each in listed):
+        say(f"Network open: {OPEN_NETWORK}.")
 
 
 @click.command()
@@ -169,7 +174,9 @@ def _rows(told: Described) -> list[tuple[str, str]]:
     file = told.status.connection_file if told.status else sandbox.connection_file if sandbox else ""
     rows.append(("connection file", str(file)))
     if sandbox:
-        rows += [("image", sandbox.image), ("network", sandbox.network), ("started", sandbox.started_at)]
+        network = f"open: {OPEN_NETWORK}" if sandbox.network == "open" else sandbox.network
+        rows += [("image", sandbox.image), ("network", network), ("started", sandbox.started_at)]
+        rows += [("reaches", each) for each in sandbox.reaches]
         rows += [("workspace", sandbox.workspace)] if sandbox.workspace else []
     if told.last_ending:
         rows.append(("last ending", told.last_ending))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
+from bridge.audit import trail_of
 from bridge.cli import policy_option, say
 from bridge.cli.requests import request_options
-from bridge.policy import SandboxRequest, decide, explain, find, load, written_out
+from bridge.policy import Policy, SandboxRequest, decide, explain, find, load, written_out
 
 FILE = click.Path(path_type=Path)
 
@@ -27,8 +28,9 @@ def check(file: Path) -> None:
 
     Example: kernel-bridge policy check policy.yaml
     """
-    load(file)
+    checked = load(file)
     say(f"{file} is a valid policy.")
+    _tell_of_audit(checked)
 
 
 @policy.command()
@@ -40,6 +42,7 @@ def show(policy_file: Path | None) -> None:
     """
     in_force = find(policy_file)
     say(f"In force: {in_force.origin}")
+    _tell_of_audit(in_force)
     click.echo(written_out(in_force), nl=False)
 
 
@@ -64,3 +67,13 @@ def explain_(*, file: Path | None, request: SandboxRequest, as_json: bool) -> No
     say(f"Under {in_force.origin} this sandbox may be started:")
     for each in reasons:
         click.echo(f"{each.setting:<12} {each.value:<40} {each.why}")
+
+
+def _tell_of_audit(policy: Policy) -> None:
+    audit = trail_of(policy.audit)
+    if audit:
+        reason = audit.trouble()
+        say(
+            f"Recorded in {audit.file}: "
+            + (f"not now, so nothing would be done: {reason}." if reason else "all that is done with kernels.")
+        )

@@ -80,6 +80,12 @@ class Progress:
             self._text = plain
         self._draw()
 
+    def count(self, text: str) -> None:
+        """Show how far it is, where the line lives; elsewhere nobody wants a line for each step."""
+        if self._live:
+            self._text = text
+            self._draw()
+
     def _tick(self) -> None:
         while not self._over.wait(TICK):
             self._draw()

@@ -19,7 +19,9 @@ from bridge.policy import SandboxRequest, asked_memory
 OPTIONS = (
     click.option("--image", help="An image that the policy allows."),
     click.option(
-        "--network", type=click.Choice(["isolated", "none"]), help="Neither reaches anything; none has no TCP port."
+        "--network",
+        type=click.Choice(["isolated", "none", "open"]),
+        help="none reaches nothing and has no TCP port, isolated what the policy lists, open what this machine does.",
     ),
     click.option("--workspace", type=click.Path(path_type=Path), help="A directory of yours, at the same path inside."),
     click.option("--rw", is_flag=True, help="The workspace may be written."),

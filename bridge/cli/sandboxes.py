@@ -19,7 +19,7 @@ from bridge.cli.requests import request_options
 from bridge.kernels import person
 from bridge.kernels.registry import Kernels
 from bridge.launchers import Sandbox
-from bridge.policy import SandboxRequest
+from bridge.policy import OPEN_NETWORK, SandboxRequest
 
 
 @click.command()
@@ -45,6 +45,10 @@ def up(
 
     about, seconds = with_kernels(policy_file, engine, work)
     say(f"Sandbox {about['name']} runs after {seconds:.1f} s ({about['language']}, network {about['network']}).")
+    if about["network"] == "open":
+        say(f"Network open: {OPEN_NETWORK}.")
+    if about["reaches"]:
+        say(f"It reaches {', '.join(about['reaches'])} and nothing else.")
     click.echo(json.dumps(about, indent=2, default=str) if as_json else str(about["connection_file"]))
 
 
@@ -89,7 +93,8 @@ def gc(*, all_of_them: bool, policy_file: Path | None, engine: str | None) -> No
 
     async def work(kernels: Kernels) -> tuple[list[Sandbox], list[str]]:
         ended = await kernels.launcher.sweep()
-        running = [each.name for each in await kernels.launcher.sandboxes()] if all_of_them else []
+        there = await kernels.launcher.sandboxes() if all_of_them else []
+        running = [each.name for each in there if not each.composed]
         for each in running:
             await kernels.launcher.stop(each)
         return ended, running

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.clients import text
-from bridge.clients.entry import COMMAND
 from bridge.clients.known import Client
+from bridge.entry import COMMAND
 from bridge.errors import UsageError
 
 CLI_TIMEOUT = 60.0

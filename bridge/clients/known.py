@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bridge.clients.entry import Server
+from bridge.entry import Program
 from bridge.policy.places import config_home, user_home
 
 Environ = Mapping[str, str]
@@ -40,8 +40,10 @@ class Client:
     typed: bool = False
     """Whether an entry says `"type": "stdio"`."""
     after: str = "It is read when the client starts next."
+    http: Callable[[str], dict[str, Any]] | None = None
+    """What stands under the server's name for one at a URL, where its file can say that without the token itself."""
 
-    def entry(self, server: Server) -> dict[str, Any]:
+    def entry(self, server: Program) -> dict[str, Any]:
         """Return what stands under the server's name."""
         kind = {"type": "stdio"} if self.typed else {}
         return {**kind, "command": server.command, "args": list(server.arguments), "env": dict(server.environment)}
@@ -58,6 +60,21 @@ def _application(environ: Environ, name: str) -> Path:
 
 def _own(environ: Environ, variable: str, default: str) -> Path:
     return Path(environ[variable]) if environ.get(variable) else user_home(environ) / default
+
+
+TOKEN_VARIABLE = "KERNEL_BRIDGE_TOKEN"  # noqa: S105 - its name
+"""Where a client started from a shell finds the token, whose file no client reads by itself."""
+TOKEN_INPUT = {
+    "type": "promptString",
+    "id": "kernel-bridge-token",
+    "description": "The token of kernel-bridge",
+    "password": True,
+}
+"""How VS Code asks for it once and keeps it with its own secrets."""
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 CLIENTS = {
@@ -85,6 +102,7 @@ CLIENTS = {
             "mcpServers",
             typed=True,
             after="Cursor shows it in its settings, under MCP.",
+            http=lambda url: {"url": url, "headers": _bearer(f"${{env:{TOKEN_VARIABLE}}}")},
         ),
         Client(
             "vscode",
@@ -93,6 +111,7 @@ CLIENTS = {
             "servers",
             typed=True,
             after="VS Code starts it when it is asked for the first time, or with `MCP: List Servers`.",
+            http=lambda url: {"type": "http", "url": url, "headers": _bearer(f"${{input:{TOKEN_INPUT['id']}}}")},
         ),
         Client(
             "codex",
@@ -101,6 +120,7 @@ CLIENTS = {
             "mcp_servers",
             form="toml",
             after="Every session of Codex that starts from now on has it; /mcp shows it.",
+            http=lambda url: {"url": url, "bearer_token_env_var": TOKEN_VARIABLE},
         ),
         Client(
             "gemini",
@@ -108,6 +128,7 @@ CLIENTS = {
             lambda environ: _own(environ, "GEMINI_CLI_HOME", "") / ".gemini" / "settings.json",
             "mcpServers",
             after="Every session of Gemini CLI that starts from now on has it; /mcp shows it.",
+            http=lambda url: {"httpUrl": url, "headers": _bearer(f"${TOKEN_VARIABLE}")},
         ),
     )
 }

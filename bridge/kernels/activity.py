@@ -14,7 +14,7 @@ from pydantic import Field
 
 @dataclass(frozen=True)
 class OthersCell:
-    """A cell that was not run through this server."""
+    """A cell that was not run by you."""
 
     cell: Annotated[int, Field(description="This server's own number of it.")]
     count: Annotated[int | None, Field(description="The kernel's `In [n]`, which the user sees; null: none is known.")]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.connection import ConnectionInfo, load, runtime_directory
+from bridge.connection import ConnectionInfo, load, runtime_directories
 from bridge.errors import BadConnectionFile, NoSuchKernel, PolicyRefused
 from bridge.policy import Attach
 
@@ -24,6 +24,19 @@ class KernelFile:
 
     path: Path
     info: ConnectionInfo
+    told: tuple[str, ...] | None = None
+    """Which notebooks and consoles use the kernel now, where its IDE could be asked."""
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """The paths of the notebooks and consoles that use this kernel, as far as known."""
+        written = self.info.jupyter_session
+        return self.told if self.told is not None else (written,) if written else ()
+
+    @property
+    def kernel_id(self) -> str:
+        """What a Jupyter server calls this kernel, if it started it."""
+        return self.path.stem.removeprefix("kernel-")
 
     @property
     def name(self) -> str:
@@ -44,21 +57,29 @@ class KernelFile:
 
     def answers_to(self, text: str) -> bool:
         """Tell whether `text` is this kernel's name, file name, kernel id or notebook; never a part of one."""
-        names = {self.name, self.path.stem, self.path.name, self.path.stem.removeprefix("kernel-")}
-        return text in names or self._serves(text)
+        names = {self.name, self.path.stem, self.path.name, self.kernel_id}
+        return text in names or self.notebook_named(text) is not None
 
-    def _serves(self, notebook: str) -> bool:
-        # Jupyter servers write an absolute path; a person may type it relative to where they are, or only its name
-        session = self.info.jupyter_session
-        if session is None or not notebook.endswith(".ipynb"):
-            return False
-        return session == os.path.abspath(_expanded(notebook)) or Path(session).name == notebook  # noqa: PTH100 - resolve() would follow links
+    def notebook_named(self, text: str) -> str | None:
+        """Return the notebook or console that uses this kernel and is called so: by its path, or its name alone."""
+        return next(
+            (each for each in self.notebooks if text == Path(each).name or _is_notebook(text, each)),
+            None,
+        )
+
+
+def _is_notebook(text: str, notebook: str) -> bool:
+    """Tell whether a person's path, absolute or relative to where they are, leads to a notebook."""
+    if not text.endswith(".ipynb"):
+        return False
+    typed = os.path.abspath(_expanded(text))  # noqa: PTH100 - as the server wrote it: links are not followed
+    return typed == notebook or os.path.realpath(typed) == os.path.realpath(notebook)
 
 
 def directories(attach: Attach) -> list[Path]:
     """Return the directories in which the policy allows connection files, symlinks resolved."""
-    named = (runtime_directory() if each == "runtime" else Path(each).expanduser() for each in attach.directories)
-    return [each.resolve() for each in named]
+    named = (runtime_directories() if each == "runtime" else [Path(each).expanduser()] for each in attach.directories)
+    return [each.resolve() for several in named for each in several]
 
 
 def kernel_files(attach: Attach) -> Iterator[KernelFile]:
@@ -114,7 +135,7 @@ def by_path(path: Path, attach: Attach) -> KernelFile:
 
 
 def matching(text: str, attach: Attach) -> list[KernelFile]:
-    """Return the kernels that `text` names, by any form but a path."""
+    """Return the kernels that `text` names, by any form but a path, as far as their files tell."""
     return [each for each in kernel_files(attach) if each.answers_to(text)]
 
 

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
 from bridge.addresses import OutputAddress
+from bridge.audit import Action, Audit, Who
 from bridge.connection import load
 from bridge.errors import (
     AmbiguousKernel,
@@ -29,19 +31,23 @@ from bridge.errors import (
     KernelNotResponding,
     LaunchError,
     NameTaken,
+    NoAnswer,
     NoSuchKernel,
+    NotAudited,
     NotOurs,
     StartTimeout,
     UsageError,
 )
 from bridge.execution import Executions
 from bridge.journal import IN_MEMORY, Book, Journal
-from bridge.kernels import files, watching
+from bridge.kernels import files, transfers, watching
 from bridge.kernels.activity import Activity
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Finder, Found
+from bridge.kernels.home import Home
 from bridge.kernels.listing import Listing, Outcome, Status
-from bridge.kernels.sandboxes import Sandboxes
+from bridge.kernels.recorded import recorded, refusals_of
+from bridge.kernels.sandboxes import Sandboxes, silence_under
 from bridge.launchers import Launcher, Sandbox
 from bridge.looking import (
     Inspection,
@@ -54,8 +60,9 @@ from bridge.looking import (
     read_variables,
     variables_expression,
 )
+from bridge.looking.files import Piece
 from bridge.looking.names import NameChanges, Names, changes, names_expression, read_names
-from bridge.outputs import Output
+from bridge.outputs import Output, Result
 from bridge.policy import Policy, SandboxRequest, decide
 from bridge.policy.places import journal_home
 from bridge.session import PATIENCE, KernelSession, OnMessage, open_session
@@ -85,7 +92,9 @@ class _Connected:
     session: KernelSession
     kernel: str
     sandbox: str | None
-    """Its name as a sandbox, for the launcher; None for a host kernel."""
+    """Its name as a sandbox, for the launcher; None for a kernel that is known by its file only."""
+    supervised: bool
+    """It is started again after every end: a sandbox of the launcher's, or one that is reached by its file."""
     epoch: int = 1
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     notices: list[str] = field(default_factory=list)
@@ -100,7 +109,7 @@ class _Connected:
         seen = self.session.state()
         return Status(
             name=self.name,
-            kind="sandbox" if self.sandbox else "host",
+            kind="sandbox" if self.supervised else "host",
             state=seen.state,
             running=seen.running,
             epoch=self.epoch,
@@ -109,16 +118,22 @@ class _Connected:
             reason=self.session.reason or None,
         )
 
+    def about(self) -> dict[str, Any]:
+        """Return how the audit names it."""
+        return _about(self.name, self.path, supervised=self.supervised, process=self.session.kernel)
+
     def take_notices(self) -> tuple[str, ...]:
         taken, self.notices = tuple(self.notices), []
         return taken
 
 
 class Kernels:
-    """All that one bridge does with kernels, under one policy, in the name of one agent or person.
+    """All that one bridge does with kernels, under one policy, in the name of one agent or person, who the audit names.
 
     `make_launcher` is called when sandboxes first matter: finding the engine takes time that attaching must not pay.
-    After `patience` seconds without an answer a cell that asks for input is interrupted.
+    After `patience` seconds without an answer a cell that asks for input is interrupted. A sandbox whose kernel has not
+    answered `start_timeout` seconds after its start is removed. `home` is the kernel, by any form of name, that
+    `be_at_home` connects. `must_name`: a kernel is never meant without being named.
     """
 
     def __init__(
@@ -127,14 +142,22 @@ class Kernels:
         make_launcher: Callable[[], Launcher],
         *,
         username: str = "kernel-bridge",
+        who: Who | None = None,
         patience: float = PATIENCE,
+        start_timeout: float = START_TIMEOUT,
+        home: str | None = None,
+        must_name: bool = False,
     ) -> None:
         self.policy = policy
         self._patience = patience
+        self._start_timeout = start_timeout
         self.username = username
         """Signs our messages for the kernel's other clients; the agent's name, once it is known."""
         self._make_launcher = make_launcher
         self._made: Launcher | None = None
+        self.audit = Audit(policy, who or Who())
+        """Where the policy wants one: what is done here is told there before it is done."""
+        self._handed_over: set[Path] = set()
         self._sandboxes = Sandboxes(lambda: self.launcher)
         self._finder = Finder(policy.attach, lambda: self.launcher, self._sandboxes, lambda: self.username)
         self._connected: dict[str, _Connected] = {}
@@ -146,14 +169,21 @@ class Kernels:
         """Called with a kernel's name when a cell of someone else begins or ends in it."""
         self.on_connected: Callable[[], None] = lambda: None
         """Called when a kernel was connected, or is so no longer."""
+        self._must_name = must_name
+        self._home = None if home is None else Home(home, self._connect_home, self._connected.keys())
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def introduce(self, name: str, version: str) -> None:
+        """Have messages signed, and the audit told, with what an MCP client calls itself."""
+        self.username = name
+        self.audit.who = dataclasses.replace(self.audit.who, client=name, client_version=version)
 
     @property
     def launcher(self) -> Launcher:
         """The launcher of sandboxes."""
         if self._made is None:
-            self._made = self._make_launcher()
+            self._made = recorded(self._make_launcher(), self.audit)
         return self._made
 
     # -- looking
@@ -167,6 +197,25 @@ class Kernels:
         chosen = [self._one(name)] if name is not None else list(self._connected.values())
         return [each.status() for each in chosen]
 
+    def the_only_one(self) -> dict[str, Any] | None:
+        """Return how the audit names the kernel that is meant where none is named; None where that is none."""
+        with contextlib.suppress(UsageError):
+            return self._one(None).about()
+        return None
+
+    def why_not_at_home(self) -> str | None:
+        """Tell why nothing is connected though there is a kernel that should be without being asked for."""
+        return None if self._connected else self._homeless.strip() or None
+
+    @property
+    def _homeless(self) -> str:
+        return self._home.problem if self._home is not None else ""
+
+    @property
+    def run_a_cell(self) -> bool:
+        """A cell of ours runs or is queued, or asks."""
+        return any(each.session.runs_a_cell for each in self._connected.values())
+
     async def settled(self, name: str) -> Status:
         """Return a connected kernel's state once it is known; a kernel that keeps silent is busy."""
         connected = self._one(name)
@@ -177,8 +226,27 @@ class Kernels:
         """Return the one kernel that is meant, by any form of name; raises as `Finder.find`."""
         return await self._finder.find(which)
 
+    async def address(self, which: str) -> tuple[KernelFile, str | None]:
+        """Return where one kernel listens, for a client that connects by itself, and its name if it is a sandbox.
+
+        A sandbox's gateway and file are brought back where they were lost; whether the kernel answers is not asked.
+        Raises as `Finder.find`, and `KernelDied` or `KernelNotResponding` for a sandbox that has ended or is paused.
+        """
+        file, sandbox = await self._where(await self._finder.find(which))
+        if file.path not in self._handed_over:  # who waits for a kernel asks many times
+            supervised = sandbox is not None or file.info.supervised
+            about = _about(sandbox or file.name, file.path, supervised=supervised)
+            with self.audit.action("attach", kernel=about, directly=True):
+                self._handed_over.add(file.path)
+        return file, sandbox
+
+    async def what_became_of(self, sandbox: str, since: datetime) -> str:
+        """Tell, in one sentence, why the connection to a sandbox was lost that was there `since` a time."""
+        return await self._sandboxes.what_became_of(sandbox, since)
+
     # -- connecting
 
+    @refusals_of("attach")
     async def connect(self, which: str | None = None) -> tuple[Status, tuple[str, ...]]:
         """Connect to the kernel that `which` names, or to the only one there is; returns its status and notices."""
         found = await self._finder.find(which)
@@ -189,59 +257,98 @@ class Kernels:
         connected = await self._live(connected.name)
         return connected.status(), (f"Already connected to {connected.name}.", *connected.take_notices())
 
-    async def _connect(self, found: Found) -> _Connected:
+    async def be_at_home(self, name: str | None = None) -> None:
+        """Have the kernel connected that is to be so without being asked for, as `Home.come` says.
+
+        Why it could not be connected is told by the errors of whatever needs it.
+        """
+        if self._home is not None:
+            await self._home.come(name)
+
+    async def _connect_home(self, which: str) -> str:
+        return (await self.connect(which))[0].name
+
+    async def _where(self, found: Found) -> tuple[KernelFile, str | None]:
         if found.file:
-            return await self._open(found.file, None, ATTACH_TIMEOUT)
+            return found.file, None
         assert found.sandbox  # noqa: S101 - it is one or the other
-        name = found.sandbox.name
+        return await self._sandboxes.ready(found.sandbox.name), found.sandbox.name
+
+    async def _connect(self, found: Found) -> _Connected:
+        file, name = await self._where(found)
         try:
-            return await self._open(await self._sandboxes.ready(name), name, ATTACH_TIMEOUT)
+            return await self._open(file, name, ATTACH_TIMEOUT)
         except KernelNotResponding as error:
-            last = await self._sandboxes.last_ending(name)
+            last = await self._sandboxes.last_ending(name) if name else None
             if last is None:
                 raise
-            raise KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})") from None
+            told = KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})")
+            told.recorded = error.recorded
+            raise told from None
 
+    @refusals_of("disconnect")
     async def disconnect(self, name: str | None = None) -> str:
         """Forget a kernel; it and whatever runs in it go on. Returns its name."""
         connected = self._one(name)
-        await self._forget(connected)
+        with self._act("disconnect", connected, ending=True):
+            if self._home is not None:
+                self._home.leave(connected.name)
+            await self._forget(connected)
         return connected.name
 
+    @refusals_of("start")
     async def start_sandbox(self, request: SandboxRequest) -> tuple[Sandbox, Status]:
         """Start a sandbox as far as the policy allows and connect to it; on success its kernel has answered.
 
         An empty name in the request means any that is free. If a step fails or the call is cancelled, nothing is left.
         """
+        # a refusal needs no engine, and none is looked for in vain
+        decide(self.policy, request if request.name else dataclasses.replace(request, name="sandbox"))
         for _ in range(NAME_TRIES if not request.name else 0):
             with contextlib.suppress(NameTaken):
                 return await self._start(dataclasses.replace(request, name=await self._free_sandbox_name()))
         return await self._start(request)
 
+    @refusals_of("stop")
     async def stop_sandbox(self, name: str) -> None:
         """End a sandbox of this owner and remove all that belongs to it; raises `NoSuchKernel`, `NotOurs`."""
+        if self._home is not None and self._home.may_be(name):
+            # its own file tells whose it is, also where there is no engine
+            await self.be_at_home(name)
         connected = self._connected.get(name)
         if connected and connected.sandbox is None:
             raise NotOurs(
                 f"{name} is a kernel on the host, which the bridge did not start; disconnect from it instead."
             )
         sandbox = connected.sandbox if connected and connected.sandbox else name
+        if (there := await self._sandboxes.get(sandbox)) and there.composed:
+            await self.launcher.stop(sandbox)  # which says whose it is, before anybody is disconnected
         for each in [each for each in self._connected.values() if each.sandbox == sandbox]:
             await self._forget(each)
         if not await self.launcher.stop(sandbox):
-            raise files.none_matches(name, [each.name for each in await self.launcher.sandboxes()])
+            error = files.none_matches(name, [each.name for each in await self.launcher.sandboxes()])
+            error.recorded = True  # that it was not there
+            raise error
 
     async def close(self) -> None:
         """Leave every kernel."""
-        for connected in list(self._connected.values()):
-            await connected.session.close()
+        # first, so that a call that waits opens no other session
+        left = list(self._connected.values())
         self._connected.clear()
-        self.journal.close()
-        if self._made is not None:
-            self._made.close()
+        try:
+            await asyncio.gather(*map(self._leave, left))
+        finally:
+            self.journal.close()
+            if self._made is not None:
+                self._made.close()
+
+    async def _leave(self, connected: _Connected) -> None:
+        with self._act("disconnect", connected, ending=True):
+            await connected.session.close()
 
     # -- acting on a connected kernel
 
+    @refusals_of("execute")
     async def execute(
         self,
         code: str,
@@ -253,16 +360,33 @@ class Kernels:
     ) -> Outcome:
         """Run a cell; see `KernelSession.execute`."""
         connected = await self._live(name, timeout)
-        asks = ask and partial(ask, connected.name)
+        asks = ask and partial(self._ask, ask, connected)
+        run = partial(self._run, code=code, timeout=timeout, on_message=on_message, ask=asks)
         try:
-            result = await connected.session.execute(code, timeout=timeout, on_message=on_message, ask=asks)
+            result = await run(connected)
         except KernelDied:
             if not connected.session.lost:
                 raise
             # it was lost between the look and the sending: nothing was sent, so the call may begin again, once
             connected = await self._live(connected.name, timeout)
-            result = await connected.session.execute(code, timeout=timeout, on_message=on_message, ask=asks)
+            result = await run(connected)
         return Outcome(connected.name, connected.take_notices(), result)
+
+    async def _run(self, connected: _Connected, *, code: str, **given: Any) -> Result:
+        def sending(number: int) -> Callable[[Result | None], None]:
+            told = self.audit.code(code)
+            return self.audit.begin("execute", kernel=connected.about(), execution=number, **told).ended
+
+        return await connected.session.execute(code, on_send=sending if self.audit.is_on else None, **given)
+
+    async def _ask(self, ask: AskFor, connected: _Connected, question: str) -> str | None:
+        answer = await ask(connected.name, question)
+        if answer is not None:
+            try:
+                self.audit.begin("input", kernel=connected.about()).end("ok")
+            except NotAudited as error:
+                raise NoAnswer(f"{error} The cell that asked was interrupted.") from None
+        return answer
 
     async def read(
         self,
@@ -282,7 +406,7 @@ class Kernels:
         executions, calls = connected.session.executions, self.policy.calls
         result = None
         if executions.get(execution):
-            asks = ask and partial(ask, connected.name)
+            asks = ask and partial(self._ask, ask, connected)
             result = await connected.session.read(execution, wait=wait, on_message=on_message, ask=asks)
         if result is None or (cursor is not None and result.cursor is not None):
             text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
@@ -310,6 +434,7 @@ class Kernels:
             raise NoSuchKernel(f"Nothing is kept at place {address.place} of that cell's output.")
         return output
 
+    @refusals_of("input")
     async def answer(
         self,
         text: str,
@@ -322,15 +447,18 @@ class Kernels:
     ) -> Outcome:
         """Answer what our cell asks and wait on; see `KernelSession.answer`."""
         connected = self._one(name)
-        result = await connected.session.answer(
-            text, number=execution, question=question, wait=wait, on_message=on_message
-        )
+        with self._act("input", connected, execution=execution):
+            result = await connected.session.answer(
+                text, number=execution, question=question, wait=wait, on_message=on_message
+            )
         return Outcome(connected.name, connected.take_notices(), result)
 
+    @refusals_of("interrupt")
     async def decline(self, sentence: str, execution: int, *, name: str, question: str) -> Outcome:
         """Interrupt our cell instead of an answer; see `KernelSession.decline`."""
         connected = self._one(name)
-        result = await connected.session.decline(sentence, number=execution, question=question)
+        with self._act("interrupt", connected, ending=True, execution=execution):
+            result = await connected.session.decline(sentence, number=execution, question=question)
         return Outcome(connected.name, connected.take_notices(), result)
 
     def untold(self, outcome: Outcome) -> None:
@@ -339,47 +467,110 @@ class Kernels:
         if connected is not None:
             connected.notices[:0] = outcome.notices
 
+    @refusals_of("interrupt")
     async def interrupt(self, name: str | None = None) -> Outcome:
         """Interrupt our own running cell; raises `NotOurs` where what runs is someone else's."""
         connected = await self._live(name)
-        result = await connected.session.interrupt()
+        with self._act("interrupt", connected, ending=True):
+            result = await connected.session.interrupt()
         if result.status == "running" and connected.sandbox:
             # its control channel did not get through: the supervisor sends the signal itself
             await self.launcher.interrupt_kernel(connected.sandbox)
             result = await connected.session.read(result.execution, wait=2.0)
         return Outcome(connected.name, connected.take_notices(), result)
 
+    @refusals_of("look")
     async def variables(self, name: str | None = None, *, limit: int, start: int = 0) -> Variables:
         """Look at the variables, also while a cell runs; nothing is executed that anybody would notice."""
         connected = await self._live(name)
-        return await self._look(connected, variables_expression(limit=limit, start=start), read_variables)
+        expression = variables_expression(limit=limit, start=start)
+        return await self._look(connected, expression, read_variables, at="variables")
 
+    @refusals_of("look")
     async def inspection(self, of: str, name: str | None = None, *, start: int = 0) -> Inspection:
         """Look at one object, by its name or a way from one, as `variables`; raises `UsageError` for none."""
         expression = object_expression(of, start=start)
         connected = await self._live(name)
-        return await self._look(connected, expression, read_object)
+        return await self._look(connected, expression, read_object, at="object", **self.audit.code(of))
 
+    @refusals_of("look")
     async def last_error(self, name: str | None = None, *, frame: int | None = None) -> Raised:
         """Look at the last exception of anyone's cell, as `variables`; raises `UsageError` where there was none."""
         connected = await self._live(name)
-        return await self._look(connected, error_expression(frame=frame), read_error)
+        return await self._look(connected, error_expression(frame=frame), read_error, at="error")
 
-    async def _look(self, connected: _Connected, expression: str, read: Callable[[str], Looked]) -> Looked:
+    async def _look(self, connected: _Connected, expression: str, read: Callable[[str], Looked], **told: Any) -> Looked:
         """Return what a look tells, behind what the next result will say first: the kernel may be a new one."""
-        answer = await connected.session.look(expression)
-        try:
-            told: Looked = read(answer)
-        except UsageError as error:
-            raise UsageError(" ".join((*connected.notices, str(error)))) from None
-        return dataclasses.replace(told, notes=(*connected.notices, *told.notes))
+        with self._act("look", connected, **told):
+            answer = await connected.session.look(expression)
+            try:
+                seen: Looked = read(answer)
+            except UsageError as error:
+                raise UsageError(" ".join((*connected.notices, str(error)))) from None
+        return dataclasses.replace(seen, notes=(*connected.notices, *seen.notes))
 
+    @refusals_of("put_file")
+    async def put_file(
+        self, path: str, source: AsyncIterator[bytes], name: str | None = None, *, replace: bool, to_replace: str
+    ) -> transfers.Put:
+        """Write a file in a sandbox, also while a cell runs: see `transfers.put`; `NotOurs` for a host kernel."""
+        connected = self._sandboxed(name)
+        with self._act("put_file", connected, path=path) as action:
+            put = await transfers.put(self._look_of(connected), path, source, replace=replace, to_replace=to_replace)
+            action.tell(bytes=put.size, sha256=put.sha256)
+        return dataclasses.replace(put, notices=connected.take_notices())
+
+    @refusals_of("get_file")
+    async def page_of_file(self, path: str, name: str | None = None, *, start: int = 0, size: int) -> transfers.Page:
+        """Return some of a file in a sandbox, or a picture as a whole; see `transfers.page`, and `put_file`."""
+        connected = self._sandboxed(name)
+        with self._act("get_file", connected, path=path) as action:
+            piece = await transfers.page(self._look_of(connected), path, start=start, size=size)
+            action.tell(bytes=len(piece.data), start=piece.start)
+        return transfers.Page(connected.name, path, piece, connected.take_notices())
+
+    async def pieces_of_file(self, path: str, name: str | None = None) -> AsyncGenerator[Piece]:
+        """Return a whole file in a sandbox, piece by piece; see `transfers.pieces`, and `put_file`.
+
+        Whoever does not take all of it closes the generator: the audit is told then.
+        """
+        about = {"name": name} if name else self.the_only_one()
+        with self.audit.action("get_file", kernel=about, path=path) as action:
+            connected = self._sandboxed(name)
+            action.tell(kernel=connected.about(), bytes=0)
+            async for piece in transfers.pieces(self._look_of(connected), path):
+                action.tell(bytes=piece.start + len(piece.data))
+                yield piece
+
+    def _sandboxed(self, name: str | None) -> _Connected:
+        connected = self._one(name)
+        if not connected.supervised:
+            raise NotOurs(
+                f"{connected.name} is no sandbox but a kernel on the host, and its files are the host's own: read and "
+                "write them there, or in the kernel by execute_code."
+            )
+        return connected
+
+    def _look_of(self, connected: _Connected) -> transfers.Look:
+        """Return what looks into a kernel, whichever process it is by then: a sandbox's files outlive it."""
+
+        async def look(expression: str) -> str:
+            return await (await self._live(connected.name)).session.look(expression)
+
+        return look
+
+    @refusals_of("look")
     async def activity(self, name: str | None = None, *, since: str | None = None, look: bool = True) -> Activity:
         """Return what the others did and do; see `watching.activity`. `look`: also what became of the names.
 
         What is known of a kernel is told once more where it turns out to be lost.
         """
-        connected, notes, names = self._one(name), [], None
+        connected = self._one(name)
+        with self._act("look", connected, at="activity"):
+            return await self._activity(connected, since, look=look)
+
+    async def _activity(self, connected: _Connected, since: str | None, *, look: bool) -> Activity:
+        notes, names = [], None
         try:
             connected = await self._live(connected.name)
             if look:
@@ -400,20 +591,32 @@ class Kernels:
             return None, "This was the first look at the names in this process; the next call tells what changed."
         return changes(before, now), None
 
+    @refusals_of("restart")
     async def restart(self, name: str | None = None) -> Outcome:
         """Start a sandbox's kernel anew under the same name, ports and key; refused for a host kernel."""
         connected = self._one(name)
-        if connected.sandbox is None:
+        if not connected.supervised:
             raise NotOurs(
                 f"{connected.name} runs on the host and was not started by the bridge; restart it where it was started."
             )
-        # also where it does not answer, and so cannot be connected to
-        await self.launcher.restart_kernel(connected.sandbox)
-        if not await connected.session.until_lost(10.0):
-            raise KernelError(f"The kernel of {connected.name} did not end; stop the sandbox and start another.")
+        if connected.sandbox:
+            # also where it does not answer, and so cannot be connected to
+            await self.launcher.restart_kernel(connected.sandbox)
+            if not await connected.session.until_lost(10.0):
+                raise KernelError(f"The kernel of {connected.name} did not end; stop the sandbox and start another.")
+        else:
+            with self._act("restart", connected):
+                await connected.session.end_kernel()
+                if not await connected.session.until_lost(10.0):
+                    raise KernelError(
+                        f"{connected.name} was asked to end and did not yet: native code holds it up. As soon as that "
+                        "returns it ends, with all its variables. The user can end it at once: kernel-bridge restart, "
+                        "or docker compose restart kernel."
+                    )
         await self._live(connected.name)
         return Outcome(connected.name, connected.take_notices())
 
+    @refusals_of("restart")
     async def restart_sandbox(self, name: str) -> None:
         """Start a sandbox's kernel anew for the person, also one that answers nothing."""
         try:
@@ -425,15 +628,22 @@ class Kernels:
         else:
             await self.restart(status.name)
 
+    @refusals_of("interrupt")
     async def interrupt_anyones(self, name: str) -> bool:
         """Interrupt whatever runs in a connected kernel, for the person; True if it ended."""
         connected = await self._live(name)
-        if await connected.session.interrupt_anyones():
+        with self._act("interrupt", connected, ending=True):
+            ended = await connected.session.interrupt_anyones()
+        if ended:
             return True
         if connected.sandbox is None:
             return False
         await self.launcher.interrupt_kernel(connected.sandbox)
         return await connected.session.interrupt_anyones()
+
+    def _act(self, event: str, connected: _Connected, **told: Any) -> AbstractContextManager[Action]:
+        """Tell the audit what is done with a kernel in a block: see `Audit.action`."""
+        return self.audit.action(event, kernel=connected.about(), **told)
 
     # -- one session for another
 
@@ -453,18 +663,23 @@ class Kernels:
             if connected.sandbox:
                 kernel_file = await self._sandboxes.ready(connected.sandbox)
             else:
-                kernel_file, timeout = files.by_path(connected.path, self.policy.attach), REOPEN_TIMEOUT
-            connected.session = await open_session(
-                kernel_file.info,
-                username=self.username,
-                explain=lambda: self._what_became_of(connected),
-                timeout=timeout,
-                starting=True,
-                executions=connected.session.executions,
-                book=self._book(connected.name, kernel_file),
-                on_activity=lambda: self.on_activity(connected.name),
-                patience=self._patience,
-            )
+                kernel_file = files.by_path(connected.path, self.policy.attach)
+                timeout = timeout if connected.supervised else REOPEN_TIMEOUT
+            with self._act("attach", connected, again=True) as action:
+                connected.session = await open_session(
+                    kernel_file.info,
+                    username=self.username,
+                    explain=lambda: self._what_became_of(connected),
+                    timeout=timeout,
+                    starting=True,
+                    executions=connected.session.executions,
+                    book=self._book(connected.name, kernel_file),
+                    on_activity=lambda: self.on_activity(connected.name),
+                    patience=self._patience,
+                )
+                action.tell(kernel=connected.about())
+        except NotAudited:
+            raise  # it is still connected, and the next call tries again
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
         connected.kernel, connected.since = connected.session.kernel, datetime.now(UTC)
@@ -480,9 +695,10 @@ class Kernels:
         )
 
     async def _given_up(self, connected: _Connected, reason: str, error: BridgeError) -> BridgeError:
-        if connected.sandbox and not isinstance(error, KernelDied):
+        if connected.supervised and not isinstance(error, KernelDied):
             # the sandbox is still there, so it stays connected and the next call tries again
-            last = await self._sandboxes.last_ending(connected.sandbox, connected.since)
+            name = connected.sandbox
+            last = await self._sandboxes.last_ending(name, connected.since) if name else None
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.pop(connected.name, None)
@@ -508,19 +724,24 @@ class Kernels:
             return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
 
         book = self._book(sandbox or file.name, file)
-        session = await open_session(
-            file.info,
-            username=self.username,
-            explain=explain,
-            timeout=timeout,
-            starting=starting,
-            book=book,
-            on_activity=lambda: self.on_activity(book.name),
-            patience=self._patience,
+        supervised = sandbox is not None or file.info.supervised
+        about = _about(book.name, file.path, supervised=supervised)
+        with self.audit.action("attach", kernel=about) as action:
+            session = await open_session(
+                file.info,
+                username=self.username,
+                explain=explain,
+                timeout=timeout,
+                starting=starting,
+                book=book,
+                on_activity=lambda: self.on_activity(book.name),
+                patience=self._patience,
+            )
+            name = book.name = _free(sandbox or file.name, self._connected)
+            action.tell(kernel=_about(name, file.path, supervised=supervised, process=session.kernel))
+        place.append(
+            _Connected(name, file.path, session, session.kernel, sandbox, supervised, processes={session.kernel: 1})
         )
-        name = _free(sandbox or file.name, self._connected)
-        book.name = name
-        place.append(_Connected(name, file.path, session, session.kernel, sandbox, processes={session.kernel: 1}))
         self._connected[name] = place[0]
         self.on_connected()
         return place[0]
@@ -552,8 +773,8 @@ class Kernels:
                     await self.launcher.stop(sandbox.name)
             if isinstance(error, KernelNotResponding):
                 raise StartTimeout(
-                    f"The kernel of sandbox {sandbox.name} did not answer within {START_TIMEOUT:g} s"
-                    f"{f' ({why})' if why else ''}; the sandbox was removed."
+                    f"The kernel of sandbox {sandbox.name} did not answer within {self._start_timeout:g} s"
+                    f"{f' ({why})' if why else ''}; the sandbox was removed.{silence_under(spec.runtime)}"
                 ) from None
             raise
         return sandbox, connected.status()
@@ -561,7 +782,7 @@ class Kernels:
     async def _first_answer(self, sandbox: Sandbox) -> _Connected:
         """Connect to a kernel that still starts; raises `LaunchError` as soon as its container has ended."""
         file = KernelFile(sandbox.connection_file.resolve(), load(sandbox.connection_file))
-        opening = asyncio.create_task(self._open(file, sandbox.name, START_TIMEOUT, starting=True))
+        opening = asyncio.create_task(self._open(file, sandbox.name, self._start_timeout, starting=True))
         ending = asyncio.create_task(self.launcher.until_ended(sandbox.name))
         try:
             await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -577,7 +798,8 @@ class Kernels:
 
     async def _what_became_of(self, connected: _Connected) -> str:
         if connected.sandbox is None:
-            return f"The host kernel {connected.name} has ended or closed its connection; its variables are gone."
+            kind = "kernel" if connected.supervised else "host kernel"
+            return f"The {kind} {connected.name} has ended or closed its connection; its variables are gone."
         return await self._sandboxes.what_became_of(connected.sandbox, connected.since)
 
     async def _free_sandbox_name(self) -> str:
@@ -589,14 +811,25 @@ class Kernels:
             if name in self._connected:
                 return self._connected[name]
             known = ", ".join(self._connected) or "none"
-            raise NoSuchKernel(f"{name!r} is not connected; connected are: {known}. connect_to_kernel connects to it.")
-        if len(self._connected) == 1:
-            return next(iter(self._connected.values()))
+            raise NoSuchKernel(
+                f"{name!r} is not connected; connected are: {known}. connect_to_kernel connects to it.{self._homeless}"
+            )
         if not self._connected:
             raise NoSuchKernel(
                 "No kernel is connected: connect_to_kernel joins a running one, start_sandbox starts one."
+                f"{self._homeless}"
             )
+        if self._must_name:
+            raise AmbiguousKernel(
+                f"Several clients share this server, so name the kernel as `kernel`: {', '.join(self._connected)}."
+            )
+        if len(self._connected) == 1:
+            return next(iter(self._connected.values()))
         raise AmbiguousKernel(f"Several kernels are connected, so name one as `kernel`: {', '.join(self._connected)}.")
+
+
+def _about(name: str, path: Path, *, supervised: bool, process: str | None = None) -> dict[str, Any]:
+    return {"name": name, "kind": "sandbox" if supervised else "host", "file": path, "process": process}
 
 
 def _not_kept(execution: int, executions: Executions) -> NoSuchKernel:

@@ -94,8 +94,11 @@ class Sandboxes:
 
 
 def ended(name: str, sandbox: Sandbox | None) -> str:
-    """Tell of a sandbox that has ended, or that somebody has stopped and so removed."""
-    if sandbox is None:
+    """Tell of a sandbox that has ended, or that somebody has stopped and so removed.
+
+    `stop` removes the connection file first, then kills: until all is removed it looks killed from outside.
+    """
+    if sandbox is None or not sandbox.connection_file.exists():
         return f"Sandbox {name} was stopped; all its variables are lost."
     return f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
 
@@ -105,4 +108,15 @@ def paused(name: str) -> str:
     return (
         f"Sandbox {name} is paused, so nothing in it runs or answers; its variables are there. Whoever paused it wakes "
         "it with `docker unpause`, and `docker ps` shows the container's name."
+    )
+
+
+def silence_under(runtime: str | None) -> str:
+    """Tell what may keep a kernel silent under a runtime of the policy's; it looks like a slow start."""
+    if runtime is None:
+        return ""
+    return (
+        f" It was to run under the policy's runtime {runtime}: one with an operating system's kernel of its own must "
+        "let the sandbox's Unix sockets be seen outside of it (gVisor: --host-uds=all among its runtimeArgs in the "
+        "engine's daemon.json)."
     )

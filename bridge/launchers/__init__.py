@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 from bridge.policy import SandboxSpec
 
 State = Literal["running", "unreachable", "paused", "ended"]
+COMPOSE_DIRECTORY = ".kernel-bridge"
+"""In a docker compose project's own directory: the connection file of its kernel."""
 Source = Literal["supervisor", "kernel", "gateway"]
 
 
@@ -32,6 +34,14 @@ class Sandbox:
     started_at: str
     """ISO 8601, UTC, from the engine."""
     workspace: str | None = None
+    reaches: tuple[str, ...] = ()
+    """The only hosts that it reaches, each with its port: `pypi.example.org:443`."""
+    composed: bool = False
+    """It belongs to a docker compose project: only compose starts and ends it."""
+    image_id: str | None = None
+    """What was started, whatever `image` means by now."""
+    container: str | None = None
+    """The engine's own id of the kernel's container."""
     ending: str | None = None
     """Once `ended`: one sentence about how, e.g. `killed: out of memory (2 GiB)`."""
 
@@ -63,6 +73,8 @@ class EngineFacts:
     runtimes: tuple[str, ...]
     missing_limits: tuple[str, ...]
     """What it cannot limit, in words; no sandbox would start."""
+    counts_sockets: bool
+    """Whether what waits in a container's TCP and UDP sockets is in its memory."""
     warnings: tuple[str, ...]
     """The engine's own words."""
     clock_ahead: float
@@ -79,7 +91,7 @@ class Leftovers:
     ended: tuple[str, ...]
     """Sandboxes that have ended."""
     objects: int
-    """Gateways, volumes and containers that belong to no sandbox."""
+    """Gateways, volumes, networks and containers that belong to no sandbox."""
     directories: tuple[Path, ...]
     """Of sockets, on this host."""
 
@@ -96,7 +108,10 @@ class Launcher(Protocol):
         ...
 
     async def stop(self, name: str) -> bool:
-        """End the sandbox and remove all that belongs to it; False where there is none of that name."""
+        """End the sandbox and remove all that belongs to it; False where there is none of that name.
+
+        Raises `NotOurs` for one that docker compose started.
+        """
         ...
 
     async def sandboxes(self) -> list[Sandbox]:

@@ -20,8 +20,10 @@ from bridge.errors import KernelError, UsageError
 _COMMON = ("describing", "arrays", "tables")
 _OBJECTS = (*_COMMON, "sources", "signatures", "objects")
 _EXCEPTIONS = (*_COMMON, "sources", "exceptions")
-# Names that a misspelt one is compared with: some milliseconds; the kernel sends no more.
-_COMPARED = 1000
+# Names among which a misspelt one is looked for; an honest kernel sends no more.
+_NAMES = 1000
+# Of these, how many it is compared with, and characters of each: some milliseconds, where all of them are a minute.
+_COMPARED, _ALIKE = 100, 64
 
 
 @dataclass(frozen=True)
@@ -241,9 +243,15 @@ def _content(answer: str) -> dict[str, Any]:
 
 
 def _missing(way: str, wanted: str, names: list[Any]) -> UsageError:
-    close = difflib.get_close_matches(wanted, [str(each) for each in names[:_COMPARED]], n=5)
+    close = _near(wanted, names)
     meant = f"Near it: {', '.join(close)}." if close else "list_variables shows what there is."
     return UsageError(f"There is no {way[:200]} in the kernel. {meant}")
+
+
+def _near(wanted: str, names: list[Any]) -> list[str]:
+    likely = sorted(map(str, names[:_NAMES]), key=lambda name: name[:1] != wanted[:1])[:_COMPARED]
+    whole = {name[:_ALIKE]: name for name in likely}
+    return [whole[each] for each in difflib.get_close_matches(wanted[:_ALIKE], whole, n=5)]
 
 
 def _variable(row: Any) -> Variable:

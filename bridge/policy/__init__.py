@@ -12,10 +12,13 @@ from bridge.policy.model import Attach, Audit, Calls, Egress, ImageRule, Mount, 
 from bridge.policy.narrowing import wider_than
 from bridge.policy.search import find
 from bridge.policy.units import format_duration, format_size, parse_duration, parse_size
+from bridge.policy.values import NETWORKS, OPEN_NETWORK, Network
 from bridge.policy.writing import Setting, settings, written_out
 
 __all__ = [
     "BUILT_IN",
+    "NETWORKS",
+    "OPEN_NETWORK",
     "Attach",
     "Audit",
     "Calls",
@@ -23,6 +26,7 @@ __all__ = [
     "ImageRule",
     "Limits",
     "Mount",
+    "Network",
     "Policy",
     "Reason",
     "SandboxPolicy",

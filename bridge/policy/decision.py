@@ -1,7 +1,7 @@
 """What is started: a policy and a request → the settings of one sandbox, or every reason why not.
 
-The one rule: what is asked for beyond the policy is refused with the ceiling named, never cut down in silence; so what
-a `SandboxSpec` says was either asked for or is the policy's own value.
+The one rule: what is asked for beyond the policy is refused with the ceiling, the rule and its line named, never cut
+down in silence; so what a `SandboxSpec` says was either asked for or is the policy's own value.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
 
 from bridge.errors import PolicyNotEnforceable, PolicyRefused, UsageError
-from bridge.policy import environment, images, places
+from bridge.policy import certificates, environment, images, places
 from bridge.policy.limits import CPUS, MEMORY, Limits
-from bridge.policy.model import NOT_YET, Policy, not_supported
+from bridge.policy.model import NOT_YET, Egress, Policy, not_supported
 from bridge.policy.units import Bounded, parse_size, shown
-from bridge.policy.values import NETWORKS, Mode
+from bridge.policy.values import NETWORKS, RUNTIME_DIRECTORY, Mode, Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Of sandboxes: safe as part of a file name, a label and a container's name, without any escaping."""
@@ -56,12 +55,18 @@ class SandboxSpec:
     name: str
     image: str
     """The full reference: `docker.io/library/python:3.13` or `…@sha256:…`."""
-    network: Literal["none", "isolated"]
+    network: Network
     limits: Limits
     workspace: Workspace | None
     environment: tuple[tuple[str, str], ...]
+    gpus: int
     runtime: str | None
     max_running: int
+    egress: tuple[Egress, ...] = ()
+    """What may be reached through the gateway, and nothing else may."""
+    upstream_proxy: str | None = None
+    certificates: str = field(default="", repr=False)
+    """What its programs are to trust, in PEM; empty leaves that to them."""
 
 
 def asked_memory(text: str | None) -> int | None:
@@ -86,8 +91,8 @@ def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
     Where less memory is asked for than the policy's home, tmp and shm need (together they are at most half of it),
     these three shrink in proportion, so that the rule holds for every sandbox; nothing else follows from another value.
 
-    PolicyRefused with every reason and what is allowed instead; PolicyNotEnforceable where only what this version does
-    not support yet stands in the way, or where the policy itself has such a setting.
+    PolicyRefused with every reason and what is allowed instead; PolicyNotEnforceable where the policy itself has a
+    setting that this version does not support yet.
     """
     _require_enforceable(policy)
     reasons: list[str] = []
@@ -95,15 +100,14 @@ def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
     _name(policy, request.name, reasons)
     image = _image(policy, request.image, reasons)
     network = _network(policy, request.network, reasons)
-    memory = _amount("memory", request.memory, MEMORY, allowed.limits.memory, reasons)
-    cpus = _amount("cpus", request.cpus, CPUS, allowed.limits.cpus, reasons)
+    memory = _amount(policy, "memory", request.memory, MEMORY, reasons)
+    cpus = _amount(policy, "cpus", request.cpus, CPUS, reasons)
     workspace = _workspace(policy, request.workspace, request.workspace_mode, reasons)
     variables = _environment(policy, request.environment, reasons)
+    trusted = _certificates(policy, network, reasons)
     if reasons or image is None:
-        only_unsupported = request.network == "open" and len(reasons) == 1
-        error = PolicyNotEnforceable if only_unsupported else PolicyRefused
         listed = "\n".join(f"  {reason}" for reason in reasons)
-        raise error(f"not allowed by {_named(policy)}, so nothing was started:\n{listed}")
+        raise PolicyRefused(f"not allowed by {_named(policy)}, so nothing was started:\n{listed}")
     return SandboxSpec(
         name=request.name,
         image=str(image),
@@ -111,8 +115,12 @@ def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
         limits=allowed.limits.within(int(memory), cpus),
         workspace=workspace,
         environment=variables,
+        gpus=allowed.gpus,
         runtime=allowed.runtime,
         max_running=allowed.max_running,
+        egress=allowed.egress if network == "isolated" else (),
+        upstream_proxy=allowed.upstream_proxy if network == "isolated" and allowed.egress else None,
+        certificates=trusted,
     )
 
 
@@ -130,7 +138,8 @@ def _require_enforceable(policy: Policy) -> None:
 
 def _name(policy: Policy, name: object, reasons: list[str]) -> None:
     if not policy.sandbox.max_running:
-        reasons.append("sandbox: the policy allows no sandboxes at all (max_running: 0)")
+        rule = policy.rule("sandbox.max_running")
+        reasons.append(f"sandbox: the policy allows no sandboxes at all; max_running is 0 {rule}")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         reasons.append(
             f"name: {shown(name)} cannot be one; allowed are 1 to 32 of a-z, 0-9 and '-', not starting with '-'"
@@ -139,33 +148,38 @@ def _name(policy: Policy, name: object, reasons: list[str]) -> None:
 
 def _image(policy: Policy, asked: str | None, reasons: list[str]) -> images.Reference | None:
     rules = policy.sandbox.images
+    allowed = f"allowed are {images.describe(rules)} {policy.rule('sandbox.images')}"
+    if not isinstance(asked, str | None):
+        reasons.append(f"image: {shown(asked)} cannot be used; {allowed}")
+        return None
     try:
         reference = images.parse(policy.sandbox.default_image if asked is None else asked)
     except ValueError as error:
-        reasons.append(f"image: {error}")
+        reasons.append(f"image: {error}; {allowed}")
         return None
     if not images.allows(rules, reference):
-        reasons.append(f"image: {reference} is not among the policy's; allowed are {images.describe(rules)}")
+        reasons.append(f"image: {reference} is not among the policy's; {allowed}")
     return reference
 
 
-def _network(policy: Policy, asked: str | None, reasons: list[str]) -> Literal["none", "isolated"]:
-    supported: tuple[Literal["none", "isolated"], ...] = ("none", "isolated")
-    allowed = supported[: NETWORKS.index(policy.sandbox.network) + 1]
+def _network(policy: Policy, asked: str | None, reasons: list[str]) -> Network:
+    allowed = NETWORKS[: NETWORKS.index(policy.sandbox.network) + 1]
     if asked is None:
         return allowed[-1]
     for network in allowed:
         if asked == network:
             return network
-    what = "open is not supported yet by this version" if asked == "open" else f"{shown(asked)} is not allowed"
-    reasons.append(f"network: {what}; allowed are {' and '.join(allowed)}")
+    listed = " and ".join(filter(None, (", ".join(allowed[:-1]), allowed[-1])))
+    reasons.append(f"network: {shown(asked)} is not allowed; allowed are {listed} {policy.rule('sandbox.network')}")
     return "none"
 
 
-def _amount(what: str, asked: object, bounds: Bounded, ceiling: float, reasons: list[str]) -> float:
+def _amount(policy: Policy, what: str, asked: object, bounds: Bounded, reasons: list[str]) -> float:
+    ceiling: float = getattr(policy.sandbox.limits, what)
     if asked is None:
         return ceiling
-    allowed = f"allowed is {bounds.kind} from {bounds.show(bounds.low)} to {bounds.show(ceiling)}"
+    rule = policy.rule(f"sandbox.limits.{what}")
+    allowed = f"allowed is {bounds.kind} from {bounds.show(bounds.low)} to {bounds.show(ceiling)} {rule}"
     try:
         number = bounds.read(asked, False)  # noqa: FBT003 - not from a policy's text
     except (ValueError, TypeError, OverflowError):
@@ -187,36 +201,68 @@ def _workspace(policy: Policy, asked: Path | None, mode: Mode, reasons: list[str
         real = places.real_directory(asked)
         status = real.lstat()
         places.refuse_workspace(real)
+        _refuse_keys(policy, real)
         _require_mount(policy, real, mode)
     except (ValueError, OSError) as error:
-        reasons.append(f"workspace: {error}")
+        listed = ", ".join(f"{mount.source} {mount.mode}" for mount in policy.sandbox.mounts)
+        allowed = f"allowed are directories in {listed}" if listed else "the policy allows none"
+        reasons.append(f"workspace: {error}; {allowed} {policy.rule('sandbox.mounts')}")
         return None
     return Workspace(real, mode, status.st_dev, status.st_ino)
 
 
 def _require_mount(policy: Policy, real: Path, mode: Mode) -> None:
     mounts = [mount for mount in policy.sandbox.mounts if real.is_relative_to(mount.source)]
-    listed = ", ".join(f"{mount.source} {mount.mode}" for mount in policy.sandbox.mounts)
-    allowed = f"allowed are directories in {listed}" if listed else "the policy allows none"
     if not mounts:
-        raise ValueError(f"{str(real)!r} is not in a directory of the policy's mounts; {allowed}")
+        raise ValueError(f"{str(real)!r} is not in a directory of the policy's mounts")
     if mode == "ro":
         return
     if not any(mount.mode == "rw" for mount in mounts):
-        raise ValueError(f"{str(real)!r} may only be mounted ro; {allowed}")
-    file = Path(policy.origin)  # a symlink to the policy could be replaced, so both ends of it count
-    if file.is_absolute() and (file.is_relative_to(real) or file.resolve().is_relative_to(real)):
-        raise ValueError(
-            f"{str(real)!r} holds the policy in force, which a sandbox must not be able to change; "
-            "mount it ro, or move the policy elsewhere"
-        )
+        raise ValueError(f"{str(real)!r} may only be mounted ro")
+    in_force = Path(policy.origin)
+    files = {places.user_policy(): "the user's policy", places.SYSTEM_POLICY: "this machine's policy"}
+    if in_force.is_absolute():
+        files[in_force] = "the policy in force"
+    if policy.audit.file is not None:
+        files[policy.audit.file] = f"the audit {policy.rule('audit.file')}"
+    if policy.sandbox.ca_bundle:
+        files[policy.sandbox.ca_bundle] = "the policy's certificates"
+    for file, what in files.items():
+        if places.holds(real, file):
+            raise ValueError(
+                f"{str(real)!r} holds {what}, {file}, or a link to it, which a sandbox must not be able to change; "
+                "mount it ro, or move that elsewhere"
+            )
+
+
+def _refuse_keys(policy: Policy, real: Path) -> None:
+    """Connection files hold the keys of kernels; and those that a sandbox wrote would be attached to."""
+    for directory in policy.attach.directories if policy.attach.allowed else ():
+        if directory != RUNTIME_DIRECTORY and places.related(real, Path(directory)):
+            raise ValueError(
+                f"{str(real)!r} is, holds or lies in {directory}, where the keys of kernels are "
+                f"{policy.rule('attach.directories')}; ask for a directory without it"
+            )
+
+
+def _certificates(policy: Policy, network: str, reasons: list[str]) -> str:
+    """Read them again: the file may have changed since the policy was read."""
+    file = policy.sandbox.ca_bundle
+    if file is None or network == "none":
+        return ""
+    try:
+        return certificates.read(file)
+    except ValueError as error:
+        reasons.append(f"ca_bundle: {error} {policy.rule('sandbox.ca_bundle')}")
+        return ""
 
 
 def _environment(policy: Policy, asked: Mapping[str, str], reasons: list[str]) -> tuple[tuple[str, str], ...]:
     names = policy.sandbox.environment
     for name, value in asked.items():
         if name not in names:
-            reasons.append(f"environment: {shown(name)} may not be passed; allowed are {', '.join(names) or 'none'}")
+            allowed = f"allowed are {', '.join(names) or 'none'} {policy.rule('sandbox.environment')}"
+            reasons.append(f"environment: {shown(name)} may not be passed; {allowed}")
             continue
         why_not = environment.why_not_value(value)
         if why_not:

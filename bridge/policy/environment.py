@@ -14,7 +14,7 @@ MAX_VALUE = 4096
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PREFIXES = ("LD_", "PYTHON", "KERNEL_BRIDGE_", "IPYTHON", "JUPYTER")
 _SUFFIXES = ("_PROXY",)
-_NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME"})
+_NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "GCONV_PATH", "GLIBC_TUNABLES", "BASH_ENV", "ENV"})
 
 
 def check_name(name: str) -> str:
@@ -27,7 +27,8 @@ def check_name(name: str) -> str:
     if upper in _NAMES or upper.startswith(_PREFIXES) or upper.endswith(_SUFFIXES):
         raise ValueError(
             f"{name} is never passed, because it changes what is loaded, where connections go or what the bridge set "
-            "(LD_*, PYTHON*, IPYTHON*, JUPYTER*, KERNEL_BRIDGE_*, *_PROXY, PATH, HOME, USER, LOGNAME); leave it out"
+            "(LD_*, PYTHON*, IPYTHON*, JUPYTER*, KERNEL_BRIDGE_*, *_PROXY, PATH, HOME, USER, LOGNAME, GCONV_PATH, "
+            "GLIBC_TUNABLES, BASH_ENV, ENV); leave it out"
         )
     return name
 

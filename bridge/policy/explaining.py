@@ -11,6 +11,7 @@ from bridge.policy import images
 from bridge.policy.decision import SandboxRequest, SandboxSpec
 from bridge.policy.limits import CPUS, MEMORY, PIDS, TMPFS
 from bridge.policy.model import Policy
+from bridge.policy.values import GPUS, OPEN_NETWORK
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def explain(policy: Policy, request: SandboxRequest, spec: SandboxSpec) -> list[
     allowed, limits = policy.sandbox, spec.limits
     rows = [
         Reason("image", spec.image, _asked(request.image, f"allowed are {images.describe(allowed.images)}")),
-        Reason("network", spec.network, _asked(request.network, f"the most is {allowed.network}")),
+        Reason("network", spec.network, _network(request, spec, allowed.network)),
+        Reason("reaches", reachable(spec), _why_reachable(policy, spec)),
         Reason("memory", MEMORY.show(limits.memory), _asked(request.memory, _most(MEMORY.show(allowed.limits.memory)))),
         Reason("cpus", CPUS.show(limits.cpus), _asked(request.cpus, _most(CPUS.show(allowed.limits.cpus)))),
         Reason("pids", PIDS.show(limits.pids), "the policy's limit"),
@@ -46,8 +48,32 @@ def explain(policy: Policy, request: SandboxRequest, spec: SandboxSpec) -> list[
         rows.append(Reason("workspace", "none", "none was asked for"))
     for name, _ in spec.environment:
         rows.append(Reason("environment", name, "asked for; the policy lets it through"))
+    rows.append(Reason("gpus", GPUS.show(spec.gpus), "the policy's, for every sandbox"))
     rows.append(Reason("runtime", spec.runtime or "the engine's own", "the policy's"))
     return rows
+
+
+def _network(request: SandboxRequest, spec: SandboxSpec, most: str) -> str:
+    why = _asked(request.network, f"the most is {most}")
+    return f"{why}: {OPEN_NETWORK}" if spec.network == "open" else why
+
+
+def reachable(spec: SandboxSpec) -> str:
+    """What can be reached from a sandbox, in words."""
+    if spec.network == "open":
+        return "what this machine reaches"
+    return ", ".join(f"{each.host} {each.port}" for each in spec.egress) or "nothing"
+
+
+def _why_reachable(policy: Policy, spec: SandboxSpec) -> str:
+    if spec.network == "open":
+        return f"network open {policy.rule('sandbox.network')}, whatever egress lists"
+    rule = policy.rule("sandbox.egress")
+    if spec.upstream_proxy:
+        return f"the policy's egress {rule}, through {spec.upstream_proxy}, which resolves the names"
+    if policy.sandbox.egress and not spec.egress:
+        return f"network {spec.network} has no way out, whatever egress lists {rule}"
+    return f"the policy's egress {rule}"
 
 
 def _asked(asked: object, ceiling: str) -> str:

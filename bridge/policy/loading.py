@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 
 from bridge.errors import PolicyError
 from bridge.policy import text
-from bridge.policy.model import NOT_SUPPORTED, NOT_YET, Policy, PolicyFile
+from bridge.policy.model import NOT_SUPPORTED, NOT_YET, Lines, Policy, PolicyFile
 from bridge.policy.text import Document, Problem
-from bridge.policy.units import FROM_TEXT, shown
+from bridge.policy.units import FROM_TEXT, OF_SYSTEM, shown
 
 MAX_PROBLEMS = 50
 """A text that has more is not a policy; the rest is counted."""
@@ -35,27 +35,37 @@ def built_in_text() -> str:
 
 def built_in() -> Policy:
     """The policy in force where no file is found."""
-    return parse(built_in_text(), origin=BUILT_IN)
+    policy = parse(built_in_text(), origin=BUILT_IN)
+    return policy.model_copy(update={"lines": Lines()})  # of a file that nobody edits
 
 
-def parse(written: str, *, origin: str) -> Policy:
-    """The policy in a text; `origin` names it in errors. PolicyError with every problem."""
+def parse(written: str, *, origin: str, of_system: bool = False) -> Policy:
+    """The policy in a text; `origin` names it in errors. PolicyError with every problem.
+
+    `of_system`: its audit's `~` is the account's home, whatever its caller says in $HOME.
+    """
     document = text.read(written)
     problems = list(document.problems)
     if document.complete:
         try:
-            read = PolicyFile.model_validate(document.value, context=FROM_TEXT)
+            read = PolicyFile.model_validate(
+                document.value, context={FROM_TEXT, OF_SYSTEM} if of_system else {FROM_TEXT}
+            )
         except ValidationError as error:
             problems += _schema_problems(error, document)
         else:
             if not problems:
                 parts = {name: getattr(read, name) for name in PolicyFile.model_fields}
-                return Policy(origin=origin, **parts)
+                lines = Lines({text.name(path): line for path, line in document.lines.items()})
+                return Policy(origin=origin, lines=lines, **parts)
     raise _error(origin, problems)
 
 
-def load(path: Path) -> Policy:
-    """The policy in a file. PolicyError where others could have written it, or with every problem of its text."""
+def load(path: Path, *, of_system: bool = False) -> Policy:
+    """The policy in a file. PolicyError where others could have written it, or with every problem of its text.
+
+    `of_system` as in `parse`.
+    """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - the name as it is, not what it may link to
     try:
         data = _trusted_bytes(path)
@@ -68,7 +78,7 @@ def load(path: Path) -> Policy:
     decoded = text.decode(data)
     if isinstance(decoded, Problem):
         raise _error(str(path), [decoded])
-    return parse(decoded, origin=str(path))
+    return parse(decoded, origin=str(path), of_system=of_system)
 
 
 def distrust(status: os.stat_result, uid: int) -> str | None:

@@ -7,14 +7,20 @@ capabilities, never privileged, never the engine's socket) is in no schema at al
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from bridge.policy import images as references
+from bridge.policy import places
 from bridge.policy.limits import SETTINGS, Limits
 from bridge.policy.units import problem, written
 from bridge.policy.values import (
+    AUDIT_KEPT,
+    AUDIT_SIZE,
     ENDING,
     GPUS,
     KEPT,
@@ -26,8 +32,9 @@ from bridge.policy.values import (
     TIMEOUT,
     Address,
     AttachDirectory,
+    AuditFile,
+    CaBundle,
     Digest,
-    FilePath,
     Host,
     Image,
     Mode,
@@ -37,24 +44,21 @@ from bridge.policy.values import (
     Runtime,
     Source,
     Tag,
+    Upstream,
     VariableName,
     Version,
 )
 
 NOT_YET: dict[str, Any] = {
-    "sandbox.egress": (),
-    "sandbox.ca_bundle": None,
-    "sandbox.gpus": 0,
     "sandbox.idle_timeout": None,
     "sandbox.max_lifetime": None,
-    "audit.file": None,
 }
 """Settings that are not enforced yet, with the only value that they may have until then."""
 NOT_SUPPORTED = "not supported yet by this version"
 
 
 def not_supported(setting: str, value: object) -> str | None:
-    """Why a value of a setting like `sandbox.gpus` cannot be had from this version, or None."""
+    """Why a value of a setting like `sandbox.idle_timeout` cannot be had from this version, or None."""
     if setting not in NOT_YET or value == NOT_YET[setting]:
         return None
     empty = {None: "null", (): "[]"}.get(NOT_YET[setting], str(NOT_YET[setting]))
@@ -119,20 +123,32 @@ class ImageRule(BaseModel):
         return digests
 
 
+MAX_EGRESS, MAX_RANGES = 128, 16
+"""All of them go to the gateway as one argument of a program, which is 128 KiB at most."""
+
+
 class Egress(BaseModel):
-    """A host that a sandbox may reach through its gateway."""
+    """A host that a sandbox may reach through its gateway, with what it can be told there: a way in and a way out."""
 
     model_config = SETTINGS
 
     host: Host = Field(
-        title="a host that may be reached through the gateway", description="a host's full name, like pypi.example.org"
+        title="a host that may be reached through the gateway, by tunnels as https uses",
+        description="a host's full name, like pypi.example.org, or an address, like 10.1.2.3",
     )
     port: Annotated[int, PORT] = Field(title="its port", description=PORT.allowed)
     allow_addresses: tuple[NetworkRange, ...] = Field(
         default=(),
-        title="private addresses that the name may resolve to",
+        title="addresses that are not public to which its name may resolve",
         description="a list of address ranges, like [10.1.2.0/24]",
     )
+
+    @field_validator("allow_addresses")
+    @classmethod
+    def _ranges_are_few(cls, ranges: tuple[str, ...]) -> tuple[str, ...]:
+        if len(ranges) > MAX_RANGES:
+            raise problem(f"these are {len(ranges)} ranges; write at most {MAX_RANGES}")
+        return ranges
 
 
 class Mount(BaseModel):
@@ -171,11 +187,22 @@ class SandboxPolicy(BaseModel):
     network: Network = Field(
         default="isolated",
         title="the most that may be asked for, and what a sandbox gets",
-        description="none or isolated",
+        description="none, isolated or open",
     )
-    egress: tuple[Egress, ...] = Field(default=(), title="hosts that a sandbox may reach", description="[]")
-    ca_bundle: FilePath | None = Field(
-        default=None, title="certificates for a sandbox behind a proxy that inspects TLS", description="null"
+    egress: tuple[Egress, ...] = Field(
+        default=(),
+        title="the hosts that a sandbox with network isolated may reach, and no others",
+        description="a list of hosts, each with host and port",
+    )
+    upstream_proxy: Upstream | None = Field(
+        default=None,
+        title="a proxy through which they are reached; it resolves their names, so allow_addresses cannot be held then",
+        description="a proxy's address like http://proxy.example.org:3128, or null",
+    )
+    ca_bundle: CaBundle | None = Field(
+        default=None,
+        title="certificates that programs in a sandbox trust in place of the usual ones, as where a proxy inspects TLS",
+        description="a file of certificates in PEM form, like /etc/ssl/certs/ca-certificates.crt, or null",
     )
     limits: Limits = Limits()
     mounts: tuple[Mount, ...] = Field(
@@ -188,7 +215,9 @@ class SandboxPolicy(BaseModel):
         title="variables that may be passed into a sandbox",
         description="a list of variable names, like [TZ, LANG]",
     )
-    gpus: Annotated[int, GPUS] = Field(default=0, title="how many GPUs a sandbox may have", description="0")
+    gpus: Annotated[int, GPUS] = Field(
+        default=0, title="how many GPUs every sandbox gets; their memory is not limited", description=GPUS.allowed
+    )
     runtime: Runtime | None = Field(
         default=None,
         title="a stronger container runtime for every sandbox",
@@ -219,12 +248,27 @@ class SandboxPolicy(BaseModel):
             raise problem(f"{image} is not among the images of this policy; write one of {references.describe(rules)}")
         return image
 
-    @field_validator("network")
+    @field_validator("egress")
     @classmethod
-    def _network_is_supported(cls, network: Network) -> Network:
-        if network == "open":
-            raise problem(f"open is {NOT_SUPPORTED}; write none or isolated")
-        return network
+    def _each_host_once(cls, egress: tuple[Egress, ...]) -> tuple[Egress, ...]:
+        if len(egress) > MAX_EGRESS:
+            raise problem(f"these are {len(egress)} hosts; write at most {MAX_EGRESS}")
+        pairs = [(each.host, each.port) for each in egress]
+        twice = sorted({f"{host} {port}" for host, port in pairs if pairs.count((host, port)) > 1})
+        if twice:
+            raise problem(f"listed twice with the same port: {', '.join(twice)}; write it once, with all its addresses")
+        return egress
+
+    @field_validator("upstream_proxy")
+    @classmethod
+    def _addresses_can_be_held(cls, upstream: str | None, info: ValidationInfo) -> str | None:
+        judged = [each.host for each in info.data.get("egress", ()) if each.allow_addresses]
+        if upstream and judged:
+            raise problem(
+                f"the proxy resolves the names, so the allow_addresses of {', '.join(judged)} cannot be held; "
+                "leave those out, or the proxy"
+            )
+        return upstream
 
     @field_validator("mounts")
     @classmethod
@@ -244,7 +288,7 @@ class SandboxPolicy(BaseModel):
             raise problem("; ".join(wrong))
         return mounts
 
-    @field_validator("egress", "ca_bundle", "gpus", "idle_timeout", "max_lifetime")
+    @field_validator("idle_timeout", "max_lifetime")
     @classmethod
     def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
         return _supported(f"sandbox.{info.field_name}", value)
@@ -297,18 +341,26 @@ class Calls(BaseModel):
 
 
 class Audit(BaseModel):
-    """Where starts, stops, executions and refusals are recorded."""
+    """Where all that is done with kernels is recorded, and how; without a file, nowhere."""
 
     model_config = SETTINGS
 
-    file: FilePath | None = Field(
-        default=None, title="where every start, stop, attach, execution and refusal is recorded", description="null"
+    file: AuditFile | None = Field(
+        default=None,
+        title="where all that is done with kernels is recorded; what cannot be recorded is not done",
+        description="a file's full path, or null",
     )
-
-    @field_validator("file")
-    @classmethod
-    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
-        return _supported(f"audit.{info.field_name}", value)
+    code: Literal["hash", "text", "none"] = Field(
+        default="hash",
+        title="how a cell's code is recorded; it may hold secrets",
+        description="hash (SHA-256), text or none",
+    )
+    max_size: Annotated[int, AUDIT_SIZE] = Field(
+        default=written("64MiB"), title="at which size another file is begun", description=AUDIT_SIZE.allowed
+    )
+    keep: Annotated[int, AUDIT_KEPT] = Field(
+        default=5, title="how many older files are kept beside it", description=AUDIT_KEPT.allowed
+    )
 
 
 class PolicyFile(BaseModel):
@@ -322,8 +374,37 @@ class PolicyFile(BaseModel):
     calls: Calls = Calls()
     audit: Audit = Audit()
 
+    @field_validator("audit")
+    @classmethod
+    def _audit_is_apart(cls, audit: Audit, info: ValidationInfo) -> Audit:
+        attach, file = info.data.get("attach"), audit.file
+        for directory in attach.directories if attach else ():
+            if file and directory != RUNTIME_DIRECTORY and places.holds(Path(directory), file):
+                raise problem(
+                    f"the file {file} lies in {directory}, where others put connection files "
+                    "(attach.directories); write a file elsewhere"
+                )
+        return audit
+
+
+@dataclass(frozen=True)
+class Lines:
+    """In which line each setting was written. Equal to all others: what a policy allows does not depend on it."""
+
+    numbers: Mapping[str, int] = field(default_factory=dict, compare=False)
+
 
 class Policy(PolicyFile):
     """A policy and where it comes from: a file's full path, or what is said in place of one."""
 
     origin: str = Field(description="where the policy comes from")
+    lines: Lines = Field(default=Lines(), description="where each setting was written")
+
+    def line(self, setting: str) -> str:
+        """Where a person finds a setting like `sandbox.images`: `line 3`, or `built in` where it is not written."""
+        number = self.lines.numbers.get(setting)
+        return "built in" if number is None else f"line {number}"
+
+    def rule(self, setting: str) -> str:
+        """A setting as every refusal names it: `(sandbox.images, line 3)`."""
+        return f"({setting}, {self.line(setting)})"

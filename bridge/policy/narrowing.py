@@ -6,6 +6,7 @@ an error of the program, so none can be added and forgotten.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 
 from bridge.policy import images
 from bridge.policy.limits import CPUS, LOG, MEMORY, PIDS, TMPFS
-from bridge.policy.model import ImageRule, Mount, Policy
+from bridge.policy.model import Egress, ImageRule, Mount, Policy
 from bridge.policy.values import (
     ENDING,
     GPUS,
@@ -37,8 +38,14 @@ STRONGER_RUNTIMES = frozenset({"runsc"})
 
 
 def wider_than(policy: Policy, system: Policy) -> list[str]:
-    """Each way in which `policy` allows more than `system`, as `setting: what; what is allowed`; empty where none."""
-    return [f"{setting}: {text}" for setting, text in _compare(policy, system, "")]
+    """Each way in which `policy` allows more than `system`; empty where none.
+
+    As `setting: what; what is allowed`, with the setting's place in both.
+    """
+    return [
+        f"{setting}: {text} ({policy.line(setting)}; the system's: {system.line(setting)})"
+        for setting, text in _compare(policy, system, "")
+    ]
 
 
 def _compare(mine: BaseModel, theirs: BaseModel, prefix: str) -> Iterable[tuple[str, str]]:
@@ -77,8 +84,8 @@ def _same(mine: object, theirs: object) -> Iterable[str]:
 
 
 def _same_unless_unset(mine: object, theirs: object) -> Iterable[str]:
-    if theirs is not None:
-        yield from _same(mine, theirs)
+    if mine is not None and theirs is not None and mine != theirs:
+        yield f"{mine} is not the system's {theirs}, which holds in any case; write that, or leave audit out"
 
 
 def _not_turned_on(mine: bool, theirs: bool) -> Iterable[str]:  # noqa: FBT001 - values of a setting
@@ -122,6 +129,25 @@ def _network(mine: Network, theirs: Network) -> Iterable[str]:
         yield f"{mine} is more than the system's {theirs}; write {' or '.join(allowed)}"
 
 
+def _egress(mine: tuple[Egress, ...], theirs: tuple[Egress, ...]) -> Iterable[str]:
+    for entry in mine:
+        same = [other for other in theirs if (other.host, other.port) == (entry.host, entry.port)]
+        if not same:
+            allowed = ", ".join(f"{other.host} {other.port}" for other in theirs) or "none"
+            yield f"{entry.host} {entry.port} is not among the system's; allowed are {allowed}"
+            continue
+        ranges = [each for other in same for each in other.allow_addresses]
+        for mine_range in entry.allow_addresses:
+            if not any(_lies_in(mine_range, other) for other in ranges):
+                allowed = ", ".join(ranges) or "none"
+                yield f"{entry.host} {entry.port} with the addresses {mine_range} is more; allowed are {allowed}"
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    within, around = ipaddress.ip_network(inner), ipaddress.ip_network(outer)
+    return within[0] in around and within[-1] in around  # never of another version
+
+
 def _mounts(mine: tuple[Mount, ...], theirs: tuple[Mount, ...]) -> Iterable[str]:
     for mount in mine:
         modes = {other.mode for other in theirs if mount.source.is_relative_to(other.source)}
@@ -138,7 +164,7 @@ def _runtime(mine: str | None, theirs: str | None) -> Iterable[str]:
 
 
 def _bounded_elsewhere(mine: object, theirs: object) -> Iterable[str]:  # noqa: ARG001 - one signature for all of them
-    """Of no order of its own: the model holds it within a setting that is compared (`images`, `max_timeout`)."""
+    """Of no order of its own: held within a setting that is compared (`images`, `max_timeout`, `audit.file`)."""
     return ()
 
 
@@ -149,13 +175,15 @@ def _plain(value: object) -> str:
 ORDERS: dict[str, Order] = {
     "version": _same,
     "origin": _bounded_elsewhere,
+    "lines": _bounded_elsewhere,
     "attach.allowed": _not_turned_on,
     "attach.directories": _directories,
     "attach.addresses": _among,
     "sandbox.images": _images,
     "sandbox.default_image": _bounded_elsewhere,
     "sandbox.network": _network,
-    "sandbox.egress": _among,
+    "sandbox.egress": _egress,
+    "sandbox.upstream_proxy": _same,
     "sandbox.ca_bundle": _same,
     "sandbox.limits.memory": _at_most(MEMORY.show),
     "sandbox.limits.cpus": _at_most(CPUS.show),
@@ -177,4 +205,7 @@ ORDERS: dict[str, Order] = {
     "calls.max_result": _at_most(RESULT.show),
     "calls.kept_output": _at_most_or_null(KEPT.show, null_is_most=False),
     "audit.file": _same_unless_unset,
+    "audit.code": _bounded_elsewhere,
+    "audit.max_size": _bounded_elsewhere,
+    "audit.keep": _bounded_elsewhere,
 }

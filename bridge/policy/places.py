@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bridge.policy.characters import invisible
+
+SYSTEM_POLICY = Path("/etc/kernel-bridge/policy.yaml")
 
 _MACHINE = tuple(map(Path, ("/proc", "/sys", "/dev", "/run", "/boot")))
 # /run and /var/run hold the sockets of every engine, Podman and containerd too; the rest is where engines keep the
@@ -33,6 +35,8 @@ _IMAGE_TREES = tuple(
     map(Path, ("/bin", "/etc", "/home/kernel", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/sbin", "/usr"))
 )
 _IMAGE_PLACES = tuple(map(Path, ("/home", "/tmp", "/var", "/var/tmp")))  # noqa: S108 - only compared with
+_MAX_LINKS = 40
+"""Linux follows no more on one way."""
 
 
 def user_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -49,6 +53,11 @@ def config_home(environ: Mapping[str, str] = os.environ) -> Path:
 def state_home(environ: Mapping[str, str] = os.environ) -> Path:
     """$XDG_STATE_HOME, or ~/.local/state; a relative value is ignored, as that specification demands."""
     return _xdg("XDG_STATE_HOME", ".local/state", environ)
+
+
+def user_policy(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the user's own policy is, if there is one."""
+    return config_home(environ) / "kernel-bridge" / "policy.yaml"
 
 
 def journal_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -81,6 +90,24 @@ def real_directory(written: str | Path) -> Path:
     if not is_directory:
         raise ValueError(f"{text!r} is not a directory; write a directory")
     return real
+
+
+def audit_file(written: str | Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """A full path or one with `~`, as it is written; ValueError, with a sentence, where no audit can be."""
+    text = str(written)
+    found = next(invisible(text), None)
+    if found:
+        raise ValueError(f"the path holds the character {found[1]}, which cannot be seen; name another file")
+    path = expanded(text, environ)
+    if not path.is_absolute() or not path.name or ".." in path.parts:
+        raise ValueError(f"{text!r} is not a file's full path; write one that starts with / or ~/, without ..")
+    for tree in _MACHINE:
+        if path.is_relative_to(tree):
+            raise ValueError(f"{text!r} belongs to the machine ({tree}); write a file elsewhere")
+    for place, what in _key_places():
+        if holds(place, path):
+            raise ValueError(f"{text!r} lies in {place}, {what}; write a file elsewhere")
+    return path
 
 
 def refuse_root_and_home(real: Path) -> None:
@@ -139,8 +166,34 @@ def _refuse_characters(real: Path) -> None:
 
 
 def related(real: Path, place: Path) -> bool:
-    """Whether one is the other, holds it or lies in it; `place` as it is written and as it resolves."""
-    return any(real.is_relative_to(form) or form.is_relative_to(real) for form in (place, _resolved(place)))
+    """Whether one is the other, holds it or a link on the way to it, or lies in it, as written or as it resolves."""
+    return holds(real, place) or any(real.is_relative_to(form) for form in (place, _resolved(place)))
+
+
+def holds(real: Path, file: Path) -> bool:
+    """Whether who may write in a directory could put something else in a file's place: the file, or a link to it."""
+    return any(real in step.parents for step in way_to(file))
+
+
+def way_to(path: Path) -> Iterator[Path]:
+    """Yield every name that is followed from `/` to a file: each directory, each symlink, and what those lead to."""
+    at, parts, links = Path("/"), list(path.parts), 0
+    while parts:
+        part = parts.pop(0)
+        if part == "..":
+            at = at.parent
+            continue
+        step = at / part  # where the part is absolute it is all there is
+        yield step
+        try:
+            target = step.readlink()
+        except OSError:  # no link, or nothing at all
+            at = step
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return
+        parts[:0] = target.parts
 
 
 def _resolved(path: Path) -> Path:
@@ -167,15 +220,19 @@ def _engine_places() -> Iterable[Path]:
     yield from map(Path, _ENGINE)
     yield from (user_home() / part for part in _ENGINE_IN_HOME)
     for variable in ("KERNEL_BRIDGE_DOCKER_HOST", "DOCKER_HOST"):
-        value = os.environ.get(variable, "")
-        if value.startswith("unix:///"):
-            yield Path(value.removeprefix("unix://"))
+        value = os.environ.get(variable, "").removeprefix("unix://")
+        if value.startswith("/"):
+            yield Path(value)
 
 
 def _private_places() -> Iterable[tuple[Path, str]]:
     yield config_home() / "kernel-bridge", "where the user's policy is"
     yield state_home() / "kernel-bridge", "where the output of cells is kept"
     yield user_home() / ".docker", "where the engine's client keeps its passwords"
+    yield from _key_places()
+
+
+def _key_places() -> Iterable[tuple[Path, str]]:
     keys = "where the keys of this machine's kernels are"
     yield _xdg("XDG_DATA_HOME", ".local/share") / "jupyter", keys
     yield user_home() / "Library/Jupyter", keys

@@ -13,11 +13,11 @@ from pathlib import Path
 from bridge.errors import PolicyError
 from bridge.policy import places
 from bridge.policy.loading import built_in, load
-from bridge.policy.model import Policy
+from bridge.policy.model import Lines, Policy
 from bridge.policy.narrowing import wider_than
 
 VARIABLE = "KERNEL_BRIDGE_POLICY"
-SYSTEM = Path("/etc/kernel-bridge/policy.yaml")
+SYSTEM = places.SYSTEM_POLICY
 
 
 def find(explicit: Path | None = None, environ: Mapping[str, str] = os.environ, *, system: Path = SYSTEM) -> Policy:
@@ -26,12 +26,12 @@ def find(explicit: Path | None = None, environ: Mapping[str, str] = os.environ, 
     PolicyError where a file that was named does not exist, where a file that was found is not valid, or where it allows
     more than the system's policy, with every setting that does.
     """
-    chosen = _named(explicit, environ) or _present(places.config_home(environ) / "kernel-bridge" / "policy.yaml")
+    chosen = _named(explicit, environ) or _present(places.user_policy(environ))
     ceiling_file = _present(system)
-    ceiling = load(ceiling_file) if ceiling_file else None
+    ceiling = load(ceiling_file, of_system=True) if ceiling_file else None
     if chosen is None:
         return ceiling or built_in()
-    policy = load(chosen)
+    policy = ceiling if ceiling and chosen == ceiling_file else load(chosen)
     wider = wider_than(policy, ceiling) if ceiling else []
     if wider:
         listed = "\n".join(f"  {line}" for line in wider)
@@ -39,7 +39,13 @@ def find(explicit: Path | None = None, environ: Mapping[str, str] = os.environ, 
             f"policy {policy.origin} allows more than this machine's policy {system}, which it can only narrow:\n"
             f"{listed}"
         )
-    return policy
+    return _audited_as(policy, ceiling) if ceiling and ceiling.audit.file else policy
+
+
+def _audited_as(policy: Policy, system: Policy) -> Policy:
+    """Return a policy under the system's audit: it holds whatever a user's policy says or leaves out."""
+    lines = {setting: line for setting, line in policy.lines.numbers.items() if setting.split(".")[0] != "audit"}
+    return policy.model_copy(update={"audit": system.audit, "lines": Lines(lines)})
 
 
 def _named(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -20,7 +20,7 @@ MiB = 1024 * KiB
 GiB = 1024 * MiB
 TiB = 1024 * GiB
 
-FROM_TEXT = "from text"
+FROM_TEXT, OF_SYSTEM = "from text", "of the system"
 """Pydantic's validation context while a policy's text is read."""
 
 _SIZES = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": TiB}
@@ -85,7 +85,7 @@ class Bounded:
     def check(self, value: object, info: ValidationInfo) -> float:
         """The number, or a validation error that says what may be written."""
         try:
-            number = self.read(value, info.context == FROM_TEXT)
+            number = self.read(value, FROM_TEXT in (info.context or ()))
         except (ValueError, TypeError, OverflowError):
             raise problem(f"{shown(value)} cannot be used here; write {self.allowed}") from None
         if not self.low <= number <= self.high:
@@ -114,7 +114,13 @@ def count(low: int, high: int) -> Bounded:
 
 def fraction(low: float, high: float) -> Bounded:
     """A number with or without decimals."""
-    return Bounded(low, high, "a number", ", like 2 or 0.5", lambda value, _: _finite(value), "{:g}".format)
+    return Bounded(low, high, "a number", ", like 2 or 0.5", lambda value, _: _finite(value), _exactly)
+
+
+def _exactly(value: float) -> str:
+    """`2` or `0.5`, but never a bound in place of what is just beyond it."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def written(text: str) -> Any:

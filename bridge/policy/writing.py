@@ -88,7 +88,7 @@ def _value(value: Any, field: FieldInfo) -> Any:
     if bounds is None or not isinstance(value, int | float) or isinstance(value, bool):
         return value  # a default stands in the schema as a person would write it
     shown = bounds.show(value)
-    if shown != f"{value:g}":
+    if shown[-1].isalpha():  # a unit
         return shown
     return int(value) if value == int(value) else value  # what has no unit is a number in the text too
 

@@ -7,6 +7,7 @@ their schemas is the golden file `tests/unit/tool_catalogue.json`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -16,12 +17,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import ValidationError
 
+from bridge.agents import Agents
 from bridge.elicitation import question_to_user
 from bridge.errors import BridgeError, UsageError
 from bridge.kernels.listing import Outcome
@@ -37,26 +40,15 @@ R = TypeVar("R")
 
 
 class App:
-    """What every tool acts on: the policy in force and the kernels. One for each server process."""
+    """What every tool acts on: the policy in force, and the agents with their kernels. One for each server process.
 
-    def __init__(self, policy: Policy, make_kernels: Callable[[Policy], Kernels]) -> None:
+    `shared`: clients share the process, as over HTTP.
+    """
+
+    def __init__(self, policy: Policy, make_kernels: Callable[[Policy], Kernels], *, shared: bool = False) -> None:
         self.policy = policy
-        self._make_kernels = make_kernels
-        self.on_activity: Callable[[str], None] = lambda _: None
-        """As `Kernels.on_activity`."""
-        self.on_connected: Callable[[], None] = lambda: None
-        """As `Kernels.on_connected`."""
-
-    @functools.cached_property
-    def kernels(self) -> Kernels:
-        """The kernels, made on first use: their libraries must not delay the server's first reply."""
-        kernels = self._make_kernels(self.policy)
-        kernels.on_activity, kernels.on_connected = self.on_activity, self.on_connected
-        return kernels
-
-    def connected(self) -> list[str]:
-        """Return the names of the connected kernels."""
-        return [each.name for each in self.kernels.statuses()] if "kernels" in self.__dict__ else []
+        self.shared = shared
+        self.agents = Agents(lambda: make_kernels(policy), shared=shared, longest_call=policy.calls.max_timeout)
 
     def timeout(self, asked: float | None) -> float:
         """Return the seconds a call may wait: what was asked for, within the policy; raises `UsageError`."""
@@ -66,16 +58,20 @@ class App:
         """Return the seconds to wait for what runs already; raises as `timeout`, with the argument's name."""
         most = self.policy.calls.max_timeout
         if not 0 <= asked <= most:
-            raise UsageError(f"{argument} is {asked:g} s; the policy allows 0 to {most:g} s. {nothing}".rstrip())
+            allowed = f"the policy allows 0 to {most:g} s {self.policy.rule('calls.max_timeout')}"
+            raise UsageError(f"{argument} is {asked:g} s; {allowed}. {nothing}".rstrip())
         return asked
 
 
 def kernels_of(context: Context[App]) -> Kernels:
-    """Return the kernels, which from now on sign their messages with the calling client's name."""
-    kernels = context.request_context.lifespan_context.kernels
-    client = context.session.client_params
-    if client is not None and client.client_info.name:
-        kernels.username = client.client_info.name[:64]
+    """Return the calling agent's kernels, which sign their messages with its name."""
+    return context.request_context.lifespan_context.agents.of(context.request_context).kernels
+
+
+async def connected_kernels(context: Context[App], kernel: str | None) -> Kernels:
+    """Return the calling agent's kernels, for a tool that acts on a connected one: see `Kernels.be_at_home`."""
+    kernels = kernels_of(context)
+    await kernels.be_at_home(kernel)
     return kernels
 
 
@@ -117,17 +113,37 @@ def all_tools() -> list[Tool]:
 
 
 class _StrictTool(Tool):
-    """A tool whose refusals are plain sentences: the SDK's own hold pydantic's jargon."""
+    """A tool as long as whose call an agent is there; its refusals are plain sentences, without pydantic's jargon."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:  # noqa: FBT001, FBT002 - the SDK's signature
+        request = context.request_context
         try:
-            return await super().run(arguments, context, convert_result)
+            with request.lifespan_context.agents.call(request):
+                return await super().run(arguments, context, convert_result)
+        except BridgeError as error:
+            raise ToolError(str(error)) from error  # of the agent's coming; what a tool raises is one already
         except ToolError as error:
             if isinstance(error.__cause__, ToolError):
+                _tell_of(error.__cause__.__cause__, self, arguments, request)
                 raise error.__cause__ from None
             if isinstance(error.__cause__, ValidationError):
                 raise ToolError(f"{_wrong_arguments(error.__cause__)} Nothing was done.") from None
             raise
+
+
+def _tell_of(
+    error: BaseException | None, tool: Tool, arguments: dict[str, Any], request: ServerRequestContext[Any, Any]
+) -> None:
+    """Tell the audit of what was refused before it came to the kernels."""
+    app: App = request.lifespan_context
+    if isinstance(error, BridgeError) and not error.recorded and app.policy.audit.file:
+        with contextlib.suppress(BridgeError):  # the server is being stopped
+            kernels = app.agents.of(request).kernels
+            about = None
+            if "kernel" in tool.parameters["properties"]:
+                named = arguments.get("kernel")
+                about = {"name": named} if named else kernels.the_only_one()
+            kernels.audit.refused(tool.name, error, quoting=True, kernel=about)
 
 
 def _wrong_arguments(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.elicitation import ask_user, resumed
-from bridge.tools import App, kernels_of, shown_or_asked, telling
+from bridge.tools import App, connected_kernels, shown_or_asked, telling
 
 
 async def execute_code(
@@ -31,7 +31,7 @@ async def execute_code(
     After `timeout` the cell goes on and you get its output so far and an execution number for get_execution.
     What it asks with input() the user is asked where your client can; else you get the question, for send_input.
     """
-    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.timeout(timeout)
+    seconds, kernels = ctx.request_context.lifespan_context.timeout(timeout), await connected_kernels(ctx, kernel)
     async with telling(ctx) as progress:
         outcome = await resumed(ctx, kernels, wait=seconds, on_message=progress.see) or await kernels.execute(
             code, name=kernel, timeout=seconds, on_message=progress.see, ask=ask_user(ctx)

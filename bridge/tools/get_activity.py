@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.kernels.activity import Activity
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def get_activity(
@@ -27,4 +27,5 @@ async def get_activity(
     `left_out` is not 0, read on with `cursor`. `names`: bound, rebound (to another object; changed in place is not
     seen) or deleted since your last call, by anyone, your own cells included.
     """
-    return await kernels_of(ctx).activity(kernel, since=since)
+    kernels = await connected_kernels(ctx, kernel)
+    return await kernels.activity(kernel, since=since)

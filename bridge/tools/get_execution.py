@@ -9,7 +9,7 @@ from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
 from bridge.elicitation import ask_user, resumed
-from bridge.tools import App, kernels_of, shown_or_asked, telling
+from bridge.tools import App, connected_kernels, shown_or_asked, telling
 
 
 async def get_execution(
@@ -28,7 +28,7 @@ async def get_execution(
     Without cursor you get the head and tail of its output and learn whether it has ended; with it one page of all its
     output from there on, and where the next one begins.
     """
-    kernels, seconds = kernels_of(ctx), ctx.request_context.lifespan_context.wait(wait)
+    seconds, kernels = ctx.request_context.lifespan_context.wait(wait), await connected_kernels(ctx, kernel)
     async with telling(ctx) as progress:
         outcome = await resumed(ctx, kernels, wait=seconds, on_message=progress.see) or await kernels.read(
             execution, name=kernel, wait=seconds, cursor=cursor, on_message=progress.see, ask=ask_user(ctx)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.looking import Raised
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def inspect_error(
@@ -26,4 +26,5 @@ async def inspect_error(
     Use it after a traceback, the user's too, instead of running the cell again. It works while another cell runs and
     runs no code of the user's. `cells_since` says how old it is.
     """
-    return await kernels_of(ctx).last_error(kernel, frame=frame)
+    kernels = await connected_kernels(ctx, kernel)
+    return await kernels.last_error(kernel, frame=frame)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.looking import Inspection
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def inspect_object(
@@ -24,4 +24,5 @@ async def inspect_object(
     Use it before you call what you do not know. As list_variables, it works while a long cell runs and runs no code of
     the user's: properties are told, not read. `total` above what is shown: read on with `start`.
     """
-    return await kernels_of(ctx).inspection(name, kernel, start=start)
+    kernels = await connected_kernels(ctx, kernel)
+    return await kernels.inspection(name, kernel, start=start)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from bridge.tools import App, kernels_of, shown
+from bridge.tools import App, connected_kernels, shown
 
 
 async def interrupt_kernel(
@@ -21,4 +21,5 @@ async def interrupt_kernel(
 
     Refused while the user's own cell runs: they decide about that. Returns the interrupted cell's output.
     """
-    return await shown(ctx.request_context.lifespan_context, await kernels_of(ctx).interrupt(kernel))
+    kernels = await connected_kernels(ctx, kernel)
+    return await shown(ctx.request_context.lifespan_context, await kernels.interrupt(kernel))

@@ -7,8 +7,9 @@ from typing import Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from bridge.errors import NoSuchKernel
 from bridge.kernels.listing import Status
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def kernel_status(
@@ -20,4 +21,7 @@ async def kernel_status(
     `epoch` rises when a kernel was replaced and its variables were lost. An empty list: connect_to_kernel or
     start_sandbox first.
     """
-    return kernels_of(ctx).statuses(kernel)
+    kernels = await connected_kernels(ctx, kernel)
+    if kernel is None and (why := kernels.why_not_at_home()):
+        raise NoSuchKernel(f"No kernel is connected. {why}")
+    return kernels.statuses(kernel)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from bridge.looking import Variables
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def list_variables(
@@ -24,4 +24,5 @@ async def list_variables(
     Use it to see what there is before you write code. It also works while a long cell runs, leaves no trace in history,
     and calls no code of the user's; so of objects other than Python's, numpy's and pandas' own only the type is told.
     """
-    return await kernels_of(ctx).variables(kernel, limit=limit, start=start)
+    kernels = await connected_kernels(ctx, kernel)
+    return await kernels.variables(kernel, limit=limit, start=start)

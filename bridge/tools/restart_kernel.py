@@ -7,7 +7,7 @@ from typing import Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from bridge.tools import App, kernels_of
+from bridge.tools import App, connected_kernels
 
 
 async def restart_kernel(
@@ -20,5 +20,6 @@ async def restart_kernel(
 
     The name, the connection file and attached IDEs stay. A host kernel is refused: it is restarted where it began.
     """
-    outcome = await kernels_of(ctx).restart(kernel)
+    kernels = await connected_kernels(ctx, kernel)
+    outcome = await kernels.restart(kernel)
     return "\n".join(outcome.notices)

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from bridge.tools import App, kernels_of, shown, telling
+from bridge.tools import App, connected_kernels, shown, telling
 
 
 async def send_input(
@@ -28,5 +28,6 @@ async def send_input(
     app = ctx.request_context.lifespan_context
     seconds = app.timeout(timeout)
     async with telling(ctx) as progress:
-        outcome = await kernels_of(ctx).answer(text, execution, name=kernel, wait=seconds, on_message=progress.see)
+        kernels = await connected_kernels(ctx, kernel)
+        outcome = await kernels.answer(text, execution, name=kernel, wait=seconds, on_message=progress.see)
     return await shown(app, outcome)

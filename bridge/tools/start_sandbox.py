@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from bridge.policy import SandboxRequest, asked_memory
+from bridge.policy import OPEN_NETWORK, SandboxRequest, asked_memory
 from bridge.tools import App, kernels_of
 
 
@@ -19,8 +19,11 @@ async def start_sandbox(
     ] = None,
     image: Annotated[str | None, Field(description="An image that the policy allows; its default if left out.")] = None,
     network: Annotated[
-        Literal["isolated", "none"] | None,
-        Field(description="Neither reaches anything; `none` has no TCP port either. Left out: the policy's."),
+        Literal["isolated", "none", "open"] | None,
+        Field(
+            description="`none` reaches nothing, `isolated` what the policy lists, `open` what the machine reaches. "
+            "Left out: the policy's."
+        ),
     ] = None,
     workspace: Annotated[
         str | None,
@@ -32,8 +35,9 @@ async def start_sandbox(
 ) -> str:
     """Start a Python kernel in a sealed container and connect to it: for code that must not run on the user's machine.
 
-    It has no network, no host files but the workspace, and limits on memory and processes. Returns its name and the
-    connection file, by which the user's IDE joins the same kernel. It outlives this server: stop_sandbox ends it.
+    It has no network but what the policy lists or opens, no host files but the workspace, and limits on memory and
+    processes. Returns its name, what it reaches and the connection file, by which the user's IDE joins the same kernel.
+    It outlives this server: stop_sandbox ends it.
     What the policy refuses is listed in full; ask the user, who owns the policy, rather than trying variants.
     """
     kernels = kernels_of(ctx)
@@ -47,7 +51,10 @@ async def start_sandbox(
         cpus=cpus,
     )
     sandbox, status = await kernels.start_sandbox(request)
+    reaches = f"It reaches {', '.join(sandbox.reaches)} and nothing else.\n" if sandbox.reaches else ""
+    opened = f"Network open: {OPEN_NETWORK}.\n" if sandbox.network == "open" else ""
     return (
         f"Sandbox {sandbox.name} runs ({status.language}, image {sandbox.image}, network {sandbox.network}) and is "
-        f"connected; execute_code runs code in it.\nConnection file for the user's IDE: {sandbox.connection_file}"
+        f"connected; execute_code runs code in it.\n{reaches}{opened}"
+        f"Connection file for the user's IDE: {sandbox.connection_file}"
     )

@@ -1,11 +1,17 @@
 """PID 1 of a kernel's container: starts the kernel, starts it again after every end, and says how it ended.
 
-The one rule: nothing inside the container can end it, read it or give it orders. It obeys signals only where the
-kernel of the operating system says that they come from outside the container's process namespace; it is not dumpable
-(a process of the same uid could otherwise open `/proc/1/mem`); it sets a filter, which all that it starts inherits,
-against what would change or signal it all the same (`seal.py`); and it reads its standard input once, before any
-foreign code runs. It uses the standard library only, and no threads: all signals are blocked and waited for.
+The one rule: nothing inside the container can read it, give it orders or keep it from its work. It obeys signals only
+where the kernel of the operating system says that they come from outside the container's process namespace; it is not
+dumpable (a process of the same uid could otherwise open `/proc/1/mem`); it sets a filter, which all that it starts
+inherits, against what would change or signal it all the same (`seal.py`); and it reads its standard input, or the file
+that is named in its stead, once, before any foreign code runs. It uses the standard library only, and no threads: all
+signals are blocked and waited for.
 
+One thing it cannot keep from code inside: to end all of the container, itself with it, by using up its memory on
+purpose. The operating system ends the process with the highest score then; the kernel's is raised, but every process
+may lower its own to that of its parent again.
+
+Where it is told that there is a proxy, it also keeps a forwarder to it running beside each kernel (`forwarder.py`).
 `../README.md` has the contract: the line on standard input, the JSON lines on standard output, the signals.
 """
 
@@ -21,9 +27,10 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -32,9 +39,12 @@ sys.path.insert(0, str(Path(__file__).parent))  # -I leaves this file's director
 import seal  # type: ignore[import-not-found]
 
 KERNEL = ("/opt/kernel/bin/python", "-m", "ipykernel_launcher", "-f")
+FORWARDER = ("/opt/kernel/bin/python", "-I", "-S", "/opt/kernel-bridge/forwarder.py")
 CONNECTION_FILE = Path("/run/kernel/connection.json")
+CERTIFICATES = Path("/run/kernel/certificates.pem")
 LIFE = Path("/run/kernel-bridge/life")
 
+HELD = 64  # connections to `LIFE` that outlive a kernel; there is one gateway
 STDIN_SECONDS = 60.0
 STDIN_BYTES = 1 << 20
 STRAYS_SECONDS = 10.0  # a killed process ends at once, unless it hangs in the operating system; then we go on without
@@ -43,6 +53,15 @@ QUICK_WINDOW = 60.0
 SLOW_DELAY = 10.0
 
 PASSED_ON = ("TZ", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHON_CPU_COUNT")
+PROXY = ("127.0.0.1", 3128)
+# Programs differ in which case they read; what runs in here itself is not reached through a proxy.
+THROUGH_PROXY = {
+    **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://{}:{}".format(*PROXY)),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
+}
+WITH_CERTIFICATES = dict.fromkeys(
+    ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS"), str(CERTIFICATES)
+)
 CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
@@ -61,6 +80,10 @@ class Orders:
 
     connection: Mapping[str, Any]
     environment: Mapping[str, str]
+    proxy: bool = False
+    """Whether there is one, behind a socket on a volume."""
+    certificates: str = ""
+    """What the kernel's programs are to trust, in PEM; empty leaves that to them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,10 @@ def read_orders(line: bytes) -> Orders:
         for name, value in environment.items()
     ):
         raise BadOrdersError("the environment on standard input is not a mapping of names to text")
-    return Orders(connection=connection, environment=environment)
+    proxy, certificates = orders.get("proxy", False), orders.get("certificates", "")
+    if not isinstance(proxy, bool) or not isinstance(certificates, str):
+        raise BadOrdersError("the proxy or the certificates on standard input are not true, false or text")
+    return Orders(connection, environment, proxy, certificates)
 
 
 def from_outside(info: signal.struct_siginfo) -> bool:
@@ -110,8 +136,8 @@ def from_outside(info: signal.struct_siginfo) -> bool:
     return info.si_code == SI_USER and info.si_pid == 0
 
 
-def kernel_environment(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """The kernel's whole environment: what it always needs, limits from our own, then what was given."""
+def kernel_environment(own: Mapping[str, str], orders: Orders) -> dict[str, str]:
+    """The kernel's whole environment: what it always needs, limits from our own, then what the orders say."""
     home = own.get("HOME") or "/home/kernel"
     user = own.get("USER") or "kernel"
     environment = {
@@ -121,7 +147,10 @@ def kernel_environment(own: Mapping[str, str], given: Mapping[str, str]) -> dict
         "LANG": "C.UTF-8",
         "PATH": f"/opt/kernel/bin:{home}/.local/bin:/usr/local/bin:/usr/bin:/bin",
     }
-    return environment | {name: own[name] for name in PASSED_ON if name in own} | dict(given)
+    environment |= {name: own[name] for name in PASSED_ON if name in own}
+    environment |= THROUGH_PROXY if orders.proxy else {}
+    environment |= WITH_CERTIFICATES if orders.certificates else {}
+    return environment | dict(orders.environment)
 
 
 def start_delay(starts: Sequence[float], now: float) -> float:
@@ -209,6 +238,16 @@ def become_untouchable() -> None:
         fail(f"the supervisor cannot be protected from what runs beside it, so nothing does: {error}")
 
 
+def read_from(path: str) -> None:
+    """Have standard input be a file; raises `BadOrdersError`."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise BadOrdersError(f"{path} cannot be read: {error.strerror}") from None
+    os.dup2(file, 0)
+    os.close(file)
+
+
 def receive() -> bytes:
     """Read the one line; raises `BadOrdersError`, or `SystemExit` when told to end meanwhile."""
     deadline = time.monotonic() + STDIN_SECONDS
@@ -230,42 +269,144 @@ def receive() -> bytes:
     return line
 
 
-def listen_for_life() -> socket.socket:
-    """Whoever connects here learns from the end of the stream that this process is gone; nobody is ever answered."""
-    with contextlib.suppress(FileNotFoundError):
-        LIFE.unlink()
-    life = socket.socket(socket.AF_UNIX)
-    life.bind(str(LIFE))
-    life.listen(4096)
-    return life
+class Life:
+    """The socket whose connections end with this process, which is how others learn of it; nobody is ever answered."""
+
+    def __init__(self) -> None:
+        self._listener: socket.socket | None = None
+        self._held: list[socket.socket] = []
+
+    def listen(self) -> None:
+        """Make the socket, anew where it was made before; who is connected stays so. Raises `OSError`.
+
+        Code inside may have removed it, put something else there or filled its queue. It is to be dead by now, so
+        what is still connected is outside.
+        """
+        if self._listener is not None:
+            self._take_over(self._listener)
+            self._listener.close()
+            self._listener = None
+        LIFE.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.settimeout(0)
+        listener.bind(str(LIFE))
+        listener.listen(4096)
+        self._listener = listener
+
+    def _take_over(self, listener: socket.socket) -> None:
+        self._held = [each for each in self._held if not hung_up(each)]
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                end, _ = listener.accept()
+                if hung_up(end) or len(self._held) == HELD:
+                    end.close()
+                else:
+                    self._held.append(end)
+
+    def close(self) -> None:
+        """End all of it, as the end of this process does."""
+        for each in (self._listener, *self._held):
+            if each is not None:
+                each.close()
 
 
-def empty(directory: Path, *, keep: Path | None = None) -> None:
-    """Remove what code in the container left there: it would have the place or the room of what the kernel needs."""
+def hung_up(end: socket.socket) -> bool:
+    """Whether the other side is gone, whatever it sent before."""
+    poll = select.poll()
+    poll.register(end, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
+
+
+def empty(directory: Path) -> None:
+    """Remove what code in the container left there: it would have the place or the room of what the kernel needs.
+
+    From one directory to the next by descriptors, of which one is open: code makes paths that are longer than the
+    system takes, and more levels than a recursion has.
+    """
     directory.chmod(0o700)
-    for entry in directory.iterdir():
-        if entry == keep:
-            continue
-        if stat.S_ISDIR(entry.lstat().st_mode):
-            empty(entry)  # as deep as the few inodes of the place let it be
-            entry.rmdir()
-        else:
-            entry.unlink()
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        names = os.listdir(here)  # noqa: PTH208 - a descriptor is no path
+        above: list[list[str]] = []
+        while names or above:
+            if not names:
+                here, names = gone_to("..", here), above.pop()
+                os.rmdir(names.pop(), dir_fd=here)
+            elif stat.S_ISDIR(os.stat(names[-1], dir_fd=here, follow_symlinks=False).st_mode):
+                os.chmod(names[-1], 0o700, dir_fd=here)
+                here = gone_to(names[-1], here)
+                above.append(names)
+                names = os.listdir(here)  # noqa: PTH208
+            else:
+                os.unlink(names.pop(), dir_fd=here)
+    finally:
+        os.close(here)
 
 
-def write_connection(connection: Mapping[str, Any]) -> None:
-    """Write the connection file anew: an ipykernel removes it when it ends, and code in it may have changed it."""
-    file = os.open(CONNECTION_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def gone_to(name: str, here: int) -> int:
+    """Open a directory beside an open one, in its stead; raises `OSError`, and leaves that one open then."""
+    there = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+    os.close(here)
+    return there
+
+
+def write_anew(path: Path, text: str) -> None:
+    """Write one of the kernel's files: an ipykernel removes some when it ends, and code in it may have changed any."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(file, "w", encoding="utf-8") as out:
-        json.dump(dict(connection), out)
+        out.write(text)
+
+
+def spawn(command: tuple[str, ...], environment: Mapping[str, str], standard_input: tuple[Any, ...]) -> int:
+    """Start a process in a session of its own, whose output is the container's standard error; raises `OSError`."""
+    return os.posix_spawn(
+        command[0],
+        command,
+        environment,
+        # Everything else that we have open is close-on-exec, as Python opens it.
+        file_actions=[standard_input, (os.POSIX_SPAWN_DUP2, 2, 1)],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+    )
+
+
+class Door:
+    """The listener on the port that programs in here find the proxy on.
+
+    This process holds it, so it is there whatever becomes of the forwarder. The forwarder has it too, and with it the
+    power to spoil it for both: so each kernel gets a new one, and a forwarder that is started again where it has been
+    shut down. Where code in here has the port by then, its own kernel has no way out until it is restarted.
+    """
+
+    def __init__(self) -> None:
+        self._listener: socket.socket | None = None
+
+    def fileno(self) -> int:
+        """Return a descriptor that listens, of a new socket where the last one has been shut down; raises `OSError`."""
+        if self._listener is not None and not self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self.close()
+        if self._listener is None:
+            self._listener = socket.create_server(PROXY, backlog=128)
+        return self._listener.fileno()
+
+    def close(self) -> None:
+        """Have the next one be a new socket."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
 
 class Supervisor:
-    """The one kernel: its process, its epoch, and when it may start next."""
+    """The one kernel: its process, its epoch, and when it may start next; and its forwarder, where it has one."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, life: Life) -> None:
         self._orders = orders
-        self._environment = kernel_environment(os.environ, orders.environment)
+        self._life = life
+        self._environment = kernel_environment(os.environ, orders)
+        self._door = Door() if orders.proxy else None
+        self._forwarder: int | None = None
+        self._forwarder_starts: list[float] = []
         self._epoch = 0
         self._pid: int | None = None
         self._starts: list[float] = []
@@ -274,9 +415,10 @@ class Supervisor:
     def run(self) -> NoReturn:
         """Serve until a signal from outside ends it."""
         while True:
-            wait = 3600.0
-            if self._pid is None and (wait := start_delay(self._starts, time.monotonic())) == 0:
-                self._start()
+            start, starts = self._missing()
+            wait = start_delay(starts, time.monotonic()) if start else 3600.0
+            if start and wait == 0:
+                start()
                 continue
             info = signal.sigtimedwait({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM}, wait)
             if info is None:
@@ -286,8 +428,17 @@ class Supervisor:
             elif from_outside(info):
                 self._obey(info.si_signo)
 
+    def _missing(self) -> tuple[Callable[[], None] | None, Sequence[float]]:
+        """Return what starts the process that is to be there and is not, and when the ones before it were started."""
+        if self._pid is None:
+            return self._start, self._starts
+        if self._door is not None and self._forwarder is None:
+            return partial(self._start_forwarder, self._door), self._forwarder_starts
+        return None, ()
+
     def _start(self) -> None:
         self._epoch += 1
+        self._forwarder_starts.clear()
         self._starts = [*self._starts[-QUICK_STARTS:], time.monotonic()]
         self._oom_kills = oom_kills()
         # If the user's site directory is not there when Python starts, what is installed into it later is not found.
@@ -296,23 +447,34 @@ class Supervisor:
             (site / "site-packages").mkdir(parents=True, exist_ok=True)
         try:
             empty(CONNECTION_FILE.parent)
-            empty(LIFE.parent, keep=LIFE)
-            write_connection(self._orders.connection)
-            self._pid = os.posix_spawn(
-                KERNEL[0],
-                (*KERNEL, str(CONNECTION_FILE)),
-                self._environment,
-                # Everything else that we have open is close-on-exec, as Python opens it.
-                file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-            )
+            empty(LIFE.parent)
+            self._life.listen()
+            write_anew(CONNECTION_FILE, json.dumps(dict(self._orders.connection)))
+            if self._orders.certificates:
+                write_anew(CERTIFICATES, self._orders.certificates)
+            self._open_door()
+            nothing = (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
+            self._pid = spawn((*KERNEL, str(CONNECTION_FILE)), self._environment, nothing)
         except OSError as error:
             self._ended(Ending("exit", 127, f"the kernel could not be started: {error.strerror}"))
             return
         self._prefer_as_victim(self._pid)
         say("started", epoch=self._epoch, pid=self._pid)
+
+    def _open_door(self) -> None:
+        """Before there is a kernel, so that none has the port first."""
+        if self._door:
+            self._door.close()
+            with contextlib.suppress(OSError):  # then the forwarder's start says so
+                self._door.fileno()
+
+    def _start_forwarder(self, door: Door) -> None:
+        self._forwarder_starts = [*self._forwarder_starts[-QUICK_STARTS:], time.monotonic()]
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        try:
+            self._forwarder = spawn(FORWARDER, environment, (os.POSIX_SPAWN_DUP2, door.fileno(), 0))
+        except OSError as error:
+            say("forwarder", text=f"the way to the proxy could not be opened: {error.strerror}")
 
     @staticmethod
     def _prefer_as_victim(pid: int) -> None:
@@ -335,9 +497,12 @@ class Supervisor:
         status = None
         try:
             while (child := os.waitpid(-1, os.WNOHANG))[0]:
-                # stopped only: it has made us its tracer (PTRACE_TRACEME), and only its end is our business
-                if child[0] == self._pid and not os.WIFSTOPPED(child[1]):
+                if os.WIFSTOPPED(child[1]):
+                    continue  # it has made us its tracer (PTRACE_TRACEME), and only its end is our business
+                if child[0] == self._pid:
                     status = child[1]
+                elif child[0] == self._forwarder:
+                    self._forwarder = None
         except ChildProcessError:
             return status, False
         return status, True
@@ -381,6 +546,8 @@ def main() -> NoReturn:
     become_untouchable()
     os.umask(0o077)
     try:
+        if sys.argv[1:]:
+            read_from(sys.argv[1])
         orders = read_orders(receive())
     except BadOrdersError as error:
         fail(str(error))
@@ -390,11 +557,12 @@ def main() -> NoReturn:
     try:
         if not stat.S_ISDIR(CONNECTION_FILE.parent.lstat().st_mode):
             fail(f"{CONNECTION_FILE.parent} is not a directory")
-        life = listen_for_life()
+        life = Life()
+        empty(LIFE.parent)
+        life.listen()  # also before each start; here, a place that cannot be used ends the container
     except OSError as error:
         fail(f"{error.filename or LIFE} cannot be used: {error.strerror}")
-    with life:
-        Supervisor(orders).run()
+    Supervisor(orders, life).run()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 
 PASSED_ON = (
     *("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
-    *("DOCKER_HOST", "KERNEL_BRIDGE_POLICY"),
+    *("DOCKER_HOST", "KERNEL_BRIDGE_POLICY", "PYTHONPATH"),
 )
 
 
@@ -111,3 +111,19 @@ def connect(request: pytest.FixtureRequest) -> Connect:
             yield Agent(client)
 
     return connected
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start servers over HTTP, as `tests/e2e/serving.py` does; they end with the test."""
+    from tests.e2e import serving  # noqa: PLC0415 - it needs what stands above
+
+    started: list[serving.Served] = []
+
+    def start(*arguments: str, **options: Any) -> serving.Served:
+        started.append(serving.start(options.pop("token_file", tmp_path / "token"), *arguments, **options))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()

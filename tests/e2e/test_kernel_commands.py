@@ -248,3 +248,15 @@ def test_what_is_not_there_is_told_by_its_name(
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sandbox_that_has_ended_is_told_by_the_next_listing_though_others_were_looked_for_meanwhile(
+    command: Any, shell_sandbox: str, host_kernel: Any
+) -> None:
+    kill_container(shell_sandbox)
+    # as VS Code names its files, behind which a relay may stand, so that the sandboxes are looked at too
+    seen_by_vs_code = host_kernel.file.with_name("kernel-v3abc.json")
+    seen_by_vs_code.write_bytes(host_kernel.file.read_bytes())
+    assert command("interrupt", seen_by_vs_code.name).returncode == 0
+    rows = {each["name"]: each["state"] for each in json.loads(command("ls", "--json").stdout)["kernels"]}
+    assert rows[shell_sandbox].startswith("ended: killed")

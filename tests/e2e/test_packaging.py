@@ -104,7 +104,7 @@ def test_the_wheel_holds_the_package_the_images_and_the_licence_and_nothing_else
             if source.is_file() and "__pycache__" not in source.parts:
                 assert file.read(f"bridge/_images/{source.relative_to(ROOT / 'images')}") == source.read_bytes()
     sources = {str(each.relative_to(ROOT)) for each in (ROOT / "bridge").rglob("*.py")}
-    assert sources | {"bridge/policy/builtin.yaml", "bridge/py.typed"} <= names
+    assert sources | {"bridge/policy/builtin.yaml", "bridge/py.typed", "bridge/ide/logo.svg"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {"bridge", about.split("/")[0]}
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|tests|\.ci/|cache|\.venv", name)]
@@ -124,6 +124,7 @@ def test_the_sdist_holds_what_make_test_needs_and_nothing_that_was_made_here(sdi
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"Makefile", "requirements.lock", ".ci/venv.sh", ".ci/engine.sh", "tests/conftest.py", "LICENSE"} <= names
+    assert ".github/workflows/ci.yml" in names
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|_cache/|\.cache/|\.venv/|dist/", name)]
 
 
@@ -140,9 +141,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "venv" / "bin"
 
 
-def elsewhere(installed: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def elsewhere(
+    installed: Path, *arguments: str, cwd: Path, program: str = "kernel-bridge", **more: str
+) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    return done(installed / "kernel-bridge", *arguments, cwd=cwd, env=environ)
+    return done(installed / program, *arguments, cwd=cwd, env=environ | more)
 
 
 def test_the_installed_wheel_tells_the_version_of_the_source(installed: Path, tmp_path: Path) -> None:
@@ -162,6 +165,23 @@ def test_the_installed_wheel_shows_the_demo_with_a_sandbox_and_a_host_kernel(
 def test_the_installed_wheel_builds_the_image_from_the_sources_in_it(installed: Path, tmp_path: Path) -> None:
     built = elsewhere(installed, "image", "build", cwd=tmp_path)
     assert built.stdout == f"{TAGS['python']}\n"
+
+
+def test_the_installed_wheel_brings_the_fixture_for_tests_of_other_projects(installed: Path, tmp_path: Path) -> None:
+    """It needs pytest, which is none of our dependencies, so that comes from beside the environment."""
+    beside, project = tmp_path / "beside", tmp_path / "project"
+    project.mkdir()
+    (project / "pytest.lock").write_text(locked("pytest"))
+    (project / "test_it.py").write_text(
+        "def test_three_lines(sandbox_kernel):\n    cell = sandbox_kernel.run('6 * 7')\n    assert cell.value == '42'\n"
+    )
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--require-hashes", "--no-deps"]
+    elsewhere(installed, *pip, "--target", str(beside), "-r", "pytest.lock", cwd=project, program="python")
+    ran = elsewhere(
+        installed, "-m", "pytest", "-W", "error", cwd=project, program="python", PYTHONPATH=str(beside)
+    )  # fmt: skip
+    assert re.search(r"^plugins: .*kernel-bridge-", ran.stdout, re.MULTILINE)
+    assert "1 passed" in ran.stdout
 
 
 def test_pip_refuses_the_wheel_for_an_older_python(wheel: Path, tmp_path: Path) -> None:
@@ -196,7 +216,8 @@ def test_the_wheel_and_its_tests_pass_on_the_newest_python(wheel: Path, wheels: 
     image = anyio.run(building.build)
     name = f"kernel-bridge-test-{uuid.uuid4().hex[:8]}"
     mounts = {"/dist": wheel.parent, "/wheels": wheels, "/src/tests": ROOT / "tests", "/src/bridge": ROOT / "bridge"}
-    mounts |= {f"/src/{each}": ROOT / each for each in ("images", "pyproject.toml", "README.md", ".ci")}
+    read = ("images", "pyproject.toml", "README.md", "SECURITY.md", "Makefile", ".ci", ".github")
+    mounts |= {f"/src/{each}": ROOT / each for each in read}
     options = [f"--volume={source}:{target}:ro" for target, source in mounts.items()]
     try:
         ran = done(

@@ -1,4 +1,4 @@
-"""Engines that are not like the machine's own: one that maps uids (userns-remap), started by these tests.
+"""Engines that are not like the machine's own: one that maps uids (userns-remap) and has few addresses, started here.
 
 It has a network, mounts and processes of its own, so that neither its firewall rules nor its files nor a container of
 it are ever the machine's, and all of it ends with its first process. The commands are run in its network.
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import docker
@@ -25,6 +26,7 @@ from bridge.launchers.docker import build as building
 from bridge.launchers.docker.places import listens
 
 SOON = 30.0
+FEW_ADDRESSES = "--default-address-pool=base=10.213.0.0/23,size=24"
 
 # PID 1 of the engine's own name spaces: Python, because a bare machine has no `ip` command.
 FIRST_PROCESS = """
@@ -98,9 +100,9 @@ def _await_socket(outer: subprocess.Popen[bytes], engine: Path, log: Path) -> No
 
 @pytest.fixture(scope="module")
 def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
-    """An engine with userns-remap and our image."""
+    """An engine with userns-remap and our image, and with addresses for its own bridge and one more network."""
     tag = anyio.run(building.build)
-    with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default") as engine:
+    with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default", FEW_ADDRESSES) as engine:
         with (
             contextlib.closing(docker.from_env(timeout=60)) as here,
             contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there,
@@ -191,7 +193,56 @@ def test_a_workspace_is_read_and_never_written_where_the_engine_maps_uids(
     assert [each.name for each in project.iterdir()] == ["data.txt"]
 
 
+@pytest.fixture
+def opened(tmp_path: Path) -> list[str]:
+    file = tmp_path / "open.yaml"
+    file.write_text("version: 1\nsandbox:\n  network: open\n")
+    file.chmod(0o600)
+    return ["--policy", str(file)]
+
+
+def everything(engine: OtherEngine) -> list[str]:
+    with contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there:
+        found: tuple[Any, ...] = (*there.containers.list(all=True), *there.volumes.list(), *there.networks.list())
+        return sorted(str(each.name) for each in found)
+
+
+def test_where_the_engine_has_no_addresses_left_an_open_sandbox_is_refused_with_what_to_do_and_nothing_is_left(
+    runtime: Path, mapping: OtherEngine, opened: list[str]
+) -> None:
+    started = mapping.command("up", "first", *opened)
+    assert started.returncode == 0, started.stderr
+    try:
+        devices = "print(*(each.split(':')[0].strip() for each in open('/proc/net/dev').read().splitlines()[2:]))"
+        done = mapping.command("run", "first", "-c", devices)
+        assert (done.returncode, done.stdout) == (0, "lo eth0\n"), done.stderr
+        before = everything(mapping)
+        refused = mapping.command("up", "second", *opened)
+        assert refused.returncode == 3
+        assert refused.stdout == ""
+        for words in (
+            "Sandbox second was not started",
+            "no addresses left for one (4 networks are there, 1 of sandboxes)",
+            "docker network prune",
+            "default-address-pools",
+            "network isolated",
+        ):
+            assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert everything(mapping) == before
+        assert [each.name for each in runtime.iterdir()] == ["kernel-bridge-first.json"]
+        # what needs no network of its own starts all the same
+        assert mapping.command("up", "second", "--network", "isolated", *opened).returncode == 0
+        assert mapping.command("stop", "second").returncode == 0
+    finally:
+        assert mapping.command("stop", "first").returncode == 0
+    again = mapping.command("up", "second", *opened)
+    assert again.returncode == 0, again.stderr
+    assert mapping.command("stop", "second").returncode == 0
+
+
 def test_nothing_is_left_in_an_engine_that_maps_uids(mapping: OtherEngine) -> None:
     with contextlib.closing(docker.DockerClient(mapping.address)) as there:
         assert there.containers.list(all=True) == []
         assert there.volumes.list() == []
+        assert sorted(str(each.name) for each in there.networks.list()) == ["bridge", "host", "none"]

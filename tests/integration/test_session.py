@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -12,7 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+import zmq
+import zmq.asyncio
 
 from bridge.connection import ConnectionInfo, load
 from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
@@ -332,7 +336,7 @@ async def test_our_cell_whose_idle_came_before_its_reply_is_not_taken_for_the_on
     await until(lambda: bool(replies) and not any(each.running for each in pair.agent.executions))
     theirs = await started(pair.person, "import time; time.sleep(1); kept = 'yes'", timeout=SOON)
     await until(lambda: pair.agent._others.run_a_cell)
-    with pytest.raises(NotOurs, match="not started through this bridge"):
+    with pytest.raises(NotOurs, match="not started through this connection"):
         await pair.agent.interrupt()
     ours.cancel()
     await asyncio.gather(ours, return_exceptions=True)
@@ -468,3 +472,17 @@ async def test_a_kernel_over_unix_sockets_works_alike(start_host_kernel: Callabl
     kernel.process.kill()
     assert (await call).status == "lost"
     await session.close()
+
+
+async def test_a_connection_that_is_given_up_by_its_caller_leaves_no_socket_open(host_kernel: Any) -> None:
+    """Under anyio, as in an MCP server, whoever was cancelled may not wait any more, not even to clean up."""
+
+    def still_open() -> set[int]:
+        return {id(each) for each in gc.get_objects() if isinstance(each, zmq.asyncio.Socket) and not each.closed}
+
+    before = still_open()
+    host_kernel.process.send_signal(signal.SIGSTOP)
+    with anyio.move_on_after(0.2) as scope:
+        await connect(host_kernel.info, "agent")
+    assert scope.cancelled_caught
+    assert still_open() <= before

@@ -60,8 +60,9 @@ class DockerObserver:
         return found
 
     def left(self) -> list[str]:
-        volumes = self.engine.volumes.list(filters={"label": self._ours})
-        return sorted(str(each.name) for each in (*self.containers(), *volumes))
+        ours = {"label": self._ours}
+        others = (*self.engine.volumes.list(filters=ours), *self.engine.networks.list(filters=ours))
+        return sorted(str(each.name) for each in (*self.containers(), *others))
 
     def everything_said(self, name: str) -> str:
         """All that the engine tells about a sandbox to whoever may ask it."""
@@ -75,7 +76,9 @@ class DockerObserver:
             ]
             for command in (["env"], ["cat", "/proc/1/cmdline"], ["cat", "/proc/1/environ"]):
                 said.append(container.exec_run(command).output.decode())
-        said += [json.dumps(each.attrs) for each in self.engine.volumes.list(filters={"label": self._ours})]
+        ours = {"label": self._ours}
+        for each in (*self.engine.volumes.list(filters=ours), *self.engine.networks.list(filters=ours)):
+            said.append(json.dumps(each.attrs))
         return "\n".join(said)
 
     def kill(self, name: str) -> None:
@@ -134,6 +137,7 @@ def make_spec(name: str, *, policy: dict[str, Any] | None = None, **request: Any
     content = {
         "images": [{"repository": "kernel-bridge/python", "tags": ["*"]}],
         "default_image": "kernel-bridge/python:3.13",
+        "network": "open" if request.get("network") == "open" else "isolated",
         "limits": {"memory": "512MiB", "cpus": 2, "pids": 128, "home": "64MiB", "tmp": "32MiB", "shm": "32MiB"},
         **(policy or {}),
     }
@@ -204,13 +208,13 @@ def connect() -> Iterator[Callable[[Sandbox], Any]]:
         yield connect_to
 
 
-@pytest.fixture(scope="module", params=["isolated", "none"])
+@pytest.fixture(scope="module", params=["isolated", "none", "open"])
 async def shared(request: pytest.FixtureRequest, observer: Observer) -> AsyncIterator[tuple[Sandbox, Client]]:
     """One sandbox of each network, for the tests that only look."""
     spec = make_spec(
         f"shared-{request.param}",
         network=request.param,
-        policy={"environment": ["GIVEN"]},
+        policy={"environment": ["GIVEN"], "network": "open"},
         environment={"GIVEN": "yes"},
     )
     sandbox = await observer.launcher.start(spec)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 Spec = Callable[..., SandboxSpec]
 SOON = 30.0
-NETWORKS = pytest.mark.parametrize("network", ["isolated", "none"])
+NETWORKS = pytest.mark.parametrize("network", ["isolated", "none", "open"])
 
 
 # -- a sandbox that runs
@@ -46,14 +46,16 @@ async def test_a_running_sandbox_is_found_by_everyone_of_the_same_owner(shared: 
     assert sandbox in await observer.launcher.sandboxes()
 
 
-async def test_there_is_no_network_device_but_loopback(shared: Any) -> None:
-    _, client = shared
+async def test_there_is_no_network_device_but_loopback_and_with_network_open_one_other(shared: Any) -> None:
+    sandbox, client = shared
     devices = await client.run("print(open('/proc/net/dev').read())")
-    assert [line.partition(":")[0].strip() for line in devices.splitlines()[2:]] == ["lo"]
+    assert [line.partition(":")[0].strip() for line in devices.splitlines()[2:]] == (
+        ["lo", "eth0"] if sandbox.network == "open" else ["lo"]
+    )
 
 
-async def test_the_hosts_services_are_out_of_reach_on_every_address(shared: Any) -> None:
-    _, client = shared
+async def test_the_hosts_services_are_out_of_reach_on_every_address_but_with_network_open(shared: Any) -> None:
+    sandbox, client = shared
     with socket.create_server(("0.0.0.0", 0)) as service:
         port = service.getsockname()[1]
         code = f"""
@@ -65,7 +67,10 @@ for host in ("127.0.0.1", "172.17.0.1", "host.docker.internal", "gateway.docker.
         continue
     print("reached", host)
 """
-        assert await client.run(code) == ""
+        said = (await client.run(code)).splitlines()
+        assert "reached 127.0.0.1" not in said
+        assert ("reached 172.17.0.1" in said) is (sandbox.network == "open")
+        assert bool(said) is (sandbox.network == "open")
 
 
 async def test_the_kernel_is_not_root_and_has_no_way_to_become_it(shared: Any) -> None:
@@ -378,6 +383,27 @@ async def test_what_the_kernel_of_root_made_in_an_open_workspace_is_roots_in_the
     assert owner_of(workspace / "data.txt") == 4321
 
 
+@NETWORKS
+async def test_a_compose_projects_keys_in_a_workspace_are_hidden_from_the_kernel(
+    *, network: str, observer: Any, spec: Spec, connect: Any, workspace: Path, tidy: None
+) -> None:
+    keys = workspace / ".kernel-bridge"
+    keys.mkdir(mode=0o700)
+    (keys / "token").write_text("hush")
+    if os.geteuid() == 0:
+        for each in (keys, keys / "token"):
+            os.chown(each, 4321, 4321)
+    policy = {"mounts": [{"source": str(workspace), "mode": "rw"}]}
+    asked = spec("hiding", network=network, workspace=workspace, workspace_mode="rw", policy=policy)
+    client = await connect(await observer.launcher.start(asked))
+    assert await client.run("import os; print(os.listdir('.kernel-bridge'))") == "[]"
+    assert "hush" not in await client.run("print(open('.kernel-bridge/token').read())")
+    await client.run("open('.kernel-bridge/forged', 'w')")
+    await client.run("os.rename('.kernel-bridge', 'elsewhere')")
+    assert [each.name for each in keys.iterdir()] == ["token"]
+    assert await client.run("open('made.txt', 'w').close(); print(os.path.exists('made.txt'))") == "True"
+
+
 def swap(directory: Path) -> None:
     directory.rename(directory.with_name("moved"))
     directory.symlink_to("/etc")
@@ -533,6 +559,7 @@ async def test_a_gateway_whose_port_somebody_else_has_taken_is_told_and_the_kern
     ):
         await observer.launcher.revive("blocked")
     await observer.launcher.revive("blocked")
+    await client.ready()  # as above: what is sent before iopub is there again is lost
     assert await client.run("print(x)") == "42"
 
 

@@ -21,7 +21,7 @@ import pytest
 from bridge.connection import load
 from bridge.errors import EngineUnavailable, LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
 from bridge.launchers import Sandbox
-from bridge.launchers.docker import DockerLauncher, document, inventory, owner, places, removal, verification
+from bridge.launchers.docker import DockerLauncher, document, inventory, owner, places, verification
 from bridge.launchers.docker.engine import Engine
 from bridge.policy import SandboxSpec
 
@@ -59,7 +59,7 @@ def left(launcher: DockerLauncher, engine: docker.DockerClient, tmp_path: Path) 
     def look() -> list[str]:
         ours: dict[str, Any] = {"label": f"{owner.OWNER}={launcher.owner}"}
         containers = engine.containers.list(all=True, ignore_removed=True, filters=ours)
-        found: list[Any] = [*containers, *engine.volumes.list(filters=ours)]
+        found: list[Any] = [*containers, *engine.volumes.list(filters=ours), *engine.networks.list(filters=ours)]
         files = [*(tmp_path / "runtime").iterdir(), *(set(places.socket_parent().glob("*")) - directories)]
         return [*(str(each.name) for each in found), *map(str, files)]
 
@@ -176,9 +176,70 @@ async def test_a_runtime_that_the_engine_does_not_have_is_not_replaced_by_anothe
     assert not left()
 
 
+async def test_a_runtime_that_only_containerd_may_know_is_the_engines_to_refuse(
+    launcher: DockerLauncher, spec: Spec, left: Callable[[], list[str]]
+) -> None:
+    with pytest.raises(LaunchError, match=r"The engine did not .*io\.containerd\.nonesuch\.v1"):
+        await launcher.start(spec("runtime", policy={"runtime": "io.containerd.nonesuch.v1"}))
+    assert not left()
+
+
+async def test_the_policys_runtime_is_the_one_that_a_sandbox_runs_under_and_its_gateway_the_engines_own(
+    launcher: DockerLauncher, engine: docker.DockerClient, spec: Spec, connect: Any
+) -> None:
+    other = "io.containerd.runc.v2"
+    info = engine.info()
+    assert other in info["Runtimes"]
+    assert info["DefaultRuntime"] == "runc"
+    client = await connect(await launcher.start(spec("runtime", policy={"runtime": other})))
+    assert await client.run("print(6 * 7)") == "42"
+    assert of(engine, launcher, "kernel").attrs["HostConfig"]["Runtime"] == other
+    assert of(engine, launcher, "gateway").attrs["HostConfig"]["Runtime"] == "runc"
+
+
+async def test_an_engine_that_runs_a_sandbox_under_another_runtime_is_found_out(
+    launcher: DockerLauncher, spec: Spec, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Engine.create
+
+    async def forgetful(self: Engine, asked: document.Document, name: str) -> str:
+        host = {key: value for key, value in asked["HostConfig"].items() if key != "Runtime"}
+        return await create(self, {**asked, "HostConfig": host}, name)
+
+    monkeypatch.setattr(Engine, "create", forgetful)
+    with pytest.raises(LaunchError, match=r"Runtime is 'runc' in place of 'io\.containerd\.runc\.v2'"):
+        await launcher.start(spec("runtime", policy={"runtime": "io.containerd.runc.v2"}))
+    assert not left()
+
+
+HOLD = """
+import pathlib, socket
+cgroup = pathlib.Path("/sys/fs/cgroup")
+counted = next(each for each in (cgroup / "memory.current", cgroup / "memory/memory.usage_in_bytes") if each.exists())
+before, server, held, pairs = int(counted.read_text()), socket.create_server(("127.0.0.1", 0)), 0, []
+while held < 48 << 20:
+    pairs.append((sender := socket.create_connection(server.getsockname()), server.accept()[0]))
+    sender.setblocking(False)
+    try:
+        while True:
+            held += sender.send(bytes(1 << 16))
+    except BlockingIOError:
+        pass
+print(int(counted.read_text()) - before > held // 2)
+"""
+
+
+async def test_what_waits_in_sockets_is_in_the_memory_where_the_engine_is_told_to_count_it(
+    launcher: DockerLauncher, spec: Spec, connect: Any
+) -> None:
+    client = await connect(await launcher.start(spec("holding")))
+    assert await client.run(HOLD) == str((await launcher.check()).counts_sockets)
+
+
 # -- starts that are cut short
 
 STEPS = [
+    ("create the network", 1),
     ("look for the image", 1),
     ("create the container", 1),
     ("create the container", 2),
@@ -186,6 +247,7 @@ STEPS = [
     ("start the container", 1),
     ("start the container", 2),
     ("look into the container", 1),
+    ("look at the network", 1),
     ("hand the connection over", 1),
 ]
 
@@ -218,13 +280,13 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
     loop = asyncio.get_running_loop()
     with anyio.CancelScope() as scope:
         asked = at_step(monkeypatch, doing, number, lambda: loop.call_soon_threadsafe(scope.cancel))
-        await launcher.start(spec("cancelled"))
+        await launcher.start(spec("cancelled", network="open" if "network" in doing else "isolated"))
     assert scope.cancelled_caught
     assert doing in asked
     assert not left()
 
 
-@pytest.mark.parametrize("network", ["isolated", "none"])
+@pytest.mark.parametrize("network", ["isolated", "none", "open"])
 async def test_a_start_whose_task_is_cancelled_leaves_nothing(
     network: str, launcher: DockerLauncher, spec: Spec, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +298,9 @@ async def test_a_start_whose_task_is_cancelled_leaves_nothing(
     assert not left()
 
 
-@pytest.mark.parametrize(("doing", "number"), [("create the container", 2), ("start the container", 2)])
+@pytest.mark.parametrize(
+    ("doing", "number"), [("create the network", 1), ("create the container", 2), ("start the container", 2)]
+)
 async def test_a_step_that_fails_is_told_as_itself_and_leaves_nothing(
     *,
     doing: str,
@@ -251,7 +315,7 @@ async def test_a_step_that_fails_is_told_as_itself_and_leaves_nothing(
 
     at_step(monkeypatch, doing, number, fail)
     with pytest.raises(LaunchError, match="on strike"):
-        await launcher.start(spec("failed"))
+        await launcher.start(spec("failed", network="open"))
     assert not left()
 
 
@@ -290,6 +354,31 @@ async def test_an_engine_that_ignores_what_it_was_asked_for_is_found_out(
     assert not left()
 
 
+@pytest.mark.parametrize("network", ["isolated", "none"])
+async def test_a_gateway_that_comes_back_is_looked_into_as_at_a_start(
+    network: str, launcher: DockerLauncher, engine: docker.DockerClient, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await launcher.start(spec("lost", network=network))
+    of(engine, launcher, "gateway").remove(force=True)
+    # as an engine whose settings and whose containers differ; a mount is where the socket directory was
+    inside = Engine.execute
+
+    async def elsewhere(self: Engine, container: str, command: list[str]) -> str:
+        said = await inside(self, container, command)
+        return said.replace("CapBnd:\t0", "CapBnd:\tf").replace(f"==> {document.OUTSIDE}\n", "==> moved\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "execute", elsewhere)
+        with pytest.raises(LaunchError, match=r"the gateway of sandbox lost .*CapBnd.*kernel still runs") as refused:
+            await launcher.revive("lost")
+    assert ("is not the directory that was checked" in str(refused.value)) is (network == "none")
+    (found,) = await launcher.sandboxes()
+    assert found.state == "unreachable", "the gateway was removed, and the kernel lives"
+    await launcher.revive("lost")
+    (found,) = await launcher.sandboxes()
+    assert found.state == "running"
+
+
 async def test_a_container_that_ends_at_once_is_the_reason_that_is_told(
     launcher: DockerLauncher, spec: Spec, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +410,7 @@ async def test_a_bridge_that_is_killed_in_a_start_leaves_only_what_the_next_swee
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed = await anyio.run_process(
-        [sys.executable, "-c", KILLED_IN_A_START], input=pickle.dumps(spec("orphan")), check=False
+        [sys.executable, "-c", KILLED_IN_A_START], input=pickle.dumps(spec("orphan", network="open")), check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     # nobody will ever send the line: the supervisor reads the end of its input and ends
@@ -411,18 +500,20 @@ async def test_a_sweep_removes_our_leftovers_and_nothing_else(
     left: Callable[[], list[str]],
     tmp_path: Path,
 ) -> None:
-    running = await launcher.start(spec("running"))
+    running = await launcher.start(spec("running", network="open"))
     before = left()
     ours = {owner.OWNER: launcher.owner, owner.NAME: "lost", owner.START: "0" * 16}
     foreign = {**ours, owner.OWNER: "f" * 32}
     name = f"kernel-bridge.lost.{uuid.uuid4().hex[:8]}"
+    network = engine.networks.create(name, labels={**ours, owner.ROLE: "network"})
+    their_network = engine.networks.create(name, labels={**foreign, owner.ROLE: "network"})
     gateway = engine.containers.create(image, labels={**ours, owner.ROLE: "gateway"})
     engine.volumes.create(f"{name}.{'0' * 16}", labels={**ours, owner.ROLE: "sockets"})
     theirs = engine.containers.create(image, labels={**foreign, owner.ROLE: "gateway"})
     volume = engine.volumes.create(f"{name}.{'1' * 16}", labels={**foreign, owner.ROLE: "sockets"})
     directory = places.make_socket_directory(places.User(os.geteuid(), os.getegid()))
     os.utime(directory, (1, 1))
-    stale = tmp_path / "runtime" / removal.connection_file_name("stale")
+    stale = tmp_path / "runtime" / owner.connection_file_name("stale")
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     stale.write_text(json.dumps({**json.loads(running.connection_file.read_text()), "hb_port": port}))
@@ -433,9 +524,13 @@ async def test_a_sweep_removes_our_leftovers_and_nothing_else(
         assert sorted(left()) == sorted([*before, str(kernel)])
         with pytest.raises(docker.errors.NotFound):
             gateway.reload()
+        with pytest.raises(docker.errors.NotFound):
+            network.reload()
         theirs.reload()
         volume.reload()
+        their_network.reload()
     finally:
+        their_network.remove()
         theirs.remove()
         volume.remove()
 

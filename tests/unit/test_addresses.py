@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.addresses import ActivityAddress, OutputAddress, read
+from bridge.addresses import ActivityAddress, FileAddress, OutputAddress, read
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ def test_what_is_written_is_read_as_the_same(address: ActivityAddress | OutputAd
 def test_addresses_look_as_they_are_documented() -> None:
     assert str(ActivityAddress("lab")) == "kernel-bridge://kernels/lab/activity"
     assert str(OutputAddress("lab", 3, 1)) == "kernel-bridge://kernels/lab/executions/3/outputs/1"
+    assert str(FileAddress("lab", "/data/ü x\udcff")) == "kernel-bridge://kernels/lab/files/data/%C3%BC%20x%3F"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def test_addresses_look_as_they_are_documented() -> None:
         "kernel-bridge://kernels/lab/executions/-1/outputs/1",
         "kernel-bridge://kernels/lab/executions/1/outputs/99999999999999999999",
         "kernel-bridge://kernels/lab/executions/1/outputs/²",
+        "kernel-bridge://kernels/lab/files/x",
         "kernel-bridge://kernels/../activity/x",
         "file:///etc/passwd",
         "",

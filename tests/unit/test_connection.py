@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.connection import ConnectionInfo, load, save
+from bridge.connection import ConnectionInfo, load, runtime_directories, save
 from bridge.errors import BadConnectionFile
 
 GOOD: dict[str, Any] = {
@@ -57,13 +58,14 @@ def test_a_written_file_always_has_a_kernel_name(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "k.json").read_text())["kernel_name"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(json, "dump", full)
-    with pytest.raises(OSError, match="No space"):
-        save(ConnectionInfo("tcp", "127.0.0.1", 1, 2, 3, 4, 5, "new"), file)
+def test_a_failed_write_leaves_the_old_file_and_no_draft(file: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # as on a disk that has room for ten bytes
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(ConnectionInfo("tcp", "127.0.0.1", 1, 2, 3, 4, 5, "new"), file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load(file).key == "s3cret-key"
     assert list(file.parent.iterdir()) == [file]
 
@@ -167,3 +169,22 @@ def test_loopback_is_recognised(ip: str, *, loopback: bool) -> None:
 
 def test_an_ipv6_address_is_bracketed_in_the_endpoint() -> None:
     assert ConnectionInfo("tcp", "::1", 1, 2, 3, 4, 5, "k").url(1) == "tcp://[::1]:1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XDG_RUNTIME_DIR": "/run/mine"}, ["/data/runtime", "/run/mine/jupyter/runtime"]),
+        # a client's bare environment
+        ({}, ["/data/runtime", f"/run/user/{os.getuid()}/jupyter/runtime"]),
+        ({"XDG_RUNTIME_DIR": "/run/mine", "JUPYTER_RUNTIME_DIR": "/named"}, ["/named"]),
+    ],
+)
+def test_kernels_are_looked_for_where_jupyter_and_where_vs_code_write_their_files(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: list[str]
+) -> None:
+    for name in ("JUPYTER_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"JUPYTER_DATA_DIR": "/data"} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert [str(each) for each in runtime_directories()] == expected

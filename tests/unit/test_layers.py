@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "bridge"
 
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
-    {"errors"},
+    {"errors", "replacing"},
     {
         "policy",
         "connection",
@@ -25,19 +25,20 @@ LAYERS = [
         "authors",
         "addresses",
     },
-    {"journal"},
+    {"journal", "audit"},
     {"execution", "journals"},
     {"others"},
     {"channels", "launchers"},
-    {"session"},
+    {"session", "entry"},
     {"kernels"},
-    {"render", "progress", "elicitation", "notebooks"},
+    {"render", "progress", "elicitation", "notebooks", "agents"},
     {"tools"},
     {"resources"},
     {"server"},
+    {"http"},
     {"ide", "clients"},
     {"checks"},
-    {"cli"},
+    {"cli", "testing"},
     {"__main__"},
 ]
 # Each foreign library's owners; `cli/demo` is an MCP client, from the outside.
@@ -46,8 +47,11 @@ OWNERS = {
     "jupyter_client": {"channels", "ide"},
     "zmq": {"channels", "ide"},
     "yaml": {"policy"},
-    "mcp": {"render", "elicitation", "tools", "resources", "server", "cli/demo"},
+    "mcp": {"render", "elicitation", "agents", "tools", "resources", "server", "http", "cli/demo"},
+    "uvicorn": {"http"},
+    "starlette": {"http"},
     "click": {"cli"},
+    "pytest": {"testing"},
 }
 
 

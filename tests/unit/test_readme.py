@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from bridge.cli import cli
 from bridge.policy import settings
 from bridge.policy.model import NOT_YET
 from bridge.tools import all_tools
+from tests.security.probes import rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +27,7 @@ def table(*rows: tuple[str, ...]) -> str:
 
 def policy_table() -> str:
     shown = [each for each in settings() if each.name.partition("[]")[0] not in NOT_YET or each.name in NOT_YET]
-    rows = [
+    lines = [
         (
             f"`{each.name}`",
             each.meaning,
@@ -31,21 +36,29 @@ def policy_table() -> str:
         )
         for each in shown
     ]
-    return table(("setting", "what it says", "built in", "may be"), *rows)
+    return table(("setting", "what it says", "built in", "may be"), *lines)
 
 
 def tool_table() -> str:
-    rows = []
+    lines = []
     for tool in all_tools():
         assert tool.description
         does = " ".join(tool.description.split("\n\n")[0].split())
         required = set(tool.parameters.get("required", ()))
         names = (each if each in required else f"{each}?" for each in tool.parameters["properties"])
-        rows.append((f"`{tool.name}`", ", ".join(names), does))
-    return table(("tool", "arguments", "does"), *rows)
+        lines.append((f"`{tool.name}`", ", ".join(names), does))
+    return table(("tool", "arguments", "does"), *lines)
 
 
-GENERATED = {"README.md": ("tools", tool_table), "bridge/policy/README.md": ("policy", policy_table)}
+def probe_table() -> str:
+    return table(("what code inside tries", "what stops it", "what it sees", "with exactly that relaxed"), *rows())
+
+
+GENERATED = {
+    "README.md": ("tools", tool_table),
+    "bridge/policy/README.md": ("policy", policy_table),
+    "images/README.md": ("probes", probe_table),
+}
 
 
 @pytest.mark.parametrize("page", GENERATED)
@@ -65,3 +78,18 @@ def test_a_generated_table_is_what_the_code_says(page: str) -> None:
 def test_the_first_success_comes_before_line_thirty() -> None:
     before = (ROOT / "README.md").read_text().splitlines()[:30]
     assert any(line.startswith("make demo") for line in before)
+
+
+def test_the_readmes_workflow_for_other_projects_is_one_and_asks_for_no_rights() -> None:
+    (text,) = re.findall(
+        r"^```yaml\n(name: tests\n.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert job["timeout-minutes"] <= 30
+    run = [each["run"] for each in job["steps"] if "run" in each]
+    assert run[-1] == "pytest"
+    for line in (each for each in run if each.startswith("kernel-bridge")):
+        arguments = line.split()[1:]
+        assert CliRunner().invoke(cli, [*arguments, "--help"]).exit_code == 0, line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("docker", "zmq", "jupyter_client", "resvg_py", "IPython", "rich")
+HEAVY = ("docker", "zmq", "jupyter_client", "resvg_py", "IPython", "rich", "bridge.http")
 
 
 def test_the_first_reply_waits_for_no_library_that_only_a_kernel_needs() -> None:

@@ -103,7 +103,7 @@ async def test_a_wrong_wait_is_refused_by_its_own_name() -> None:
     async with Client(build_server(make_app(built_in()))) as client:
         result = await client.call_tool("get_execution", {"execution": 1, "wait": -1})
     assert result.is_error
-    assert text(result) == "wait is -1 s; the policy allows 0 to 3600 s."
+    assert text(result) == "wait is -1 s; the policy allows 0 to 3600 s (calls.max_timeout, built in)."
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -112,7 +112,10 @@ async def test_a_wrong_wait_is_refused_by_its_own_name() -> None:
     [
         ({"cod": "1"}, "`code` is required; `cod` is not an argument of this tool. Nothing was done."),
         ({"code": "1", "timout": 3}, "`timout` is not an argument of this tool. Nothing was done."),
-        ({"code": "1", "timeout": -1}, "timeout is -1 s; the policy allows 0 to 3600 s. Nothing was executed."),
+        (
+            {"code": "1", "timeout": -1},
+            "timeout is -1 s; the policy allows 0 to 3600 s (calls.max_timeout, built in). Nothing was executed.",
+        ),
         ({"code": 1}, "`code` input should be a valid string. Nothing was done."),
     ],
 )

@@ -12,6 +12,9 @@ from bridge.launchers.docker.host import Endpoint
 REQUEST_TIMEOUT = 30.0
 """Seconds. The slowest request, starting a container on a loaded machine, was seen to take two."""
 
+# of engines until 24, and since; neither has a status of its own
+_NO_ADDRESSES = ("non-overlapping IPv4 address pool", "address pools have been fully subnetted")
+
 
 class Missing(LaunchError):
     """The engine knows no such object (404)."""
@@ -19,6 +22,10 @@ class Missing(LaunchError):
 
 class Conflict(LaunchError):
     """The request does not fit what is there: a name in use, a container that does not run (409)."""
+
+
+class NoAddresses(LaunchError):
+    """The engine has no addresses left for one more network."""
 
 
 class Refused(LaunchError):
@@ -45,6 +52,8 @@ def translated(doing: str, error: Exception, endpoint: Endpoint) -> LaunchError:
     if isinstance(error, docker.errors.APIError) and error.response is not None:
         detail = str(error.explanation or error)
         text = f"The engine did not {doing}: {detail.rstrip('.')}."
+        if any(words in detail for words in _NO_ADDRESSES):
+            return NoAddresses(text)
         if error.response.status_code == 404:
             return Missing(text)
         return Conflict(text) if error.response.status_code == 409 else Refused(text, detail)

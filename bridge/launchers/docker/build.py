@@ -88,7 +88,7 @@ async def build(
         _check_tag(tag)
     chosen = tag or (f"{TAGS[name]}-{requirements.label}" if requirements else TAGS[name])
     how = how or How()
-    bundle = how.ca_bundle or _ca_bundle(os.environ)
+    bundle = how.ca_bundle or named_bundle(os.environ)
     secrets = {"ca_bundle": bundle, "pip_conf": how.pip_config}
     arguments = [part for key, path in secrets.items() if path for part in ("--secret", secret(key, path))]
     docker = await DockerCommand.find(host.find(how.engine), how.watch or how.say)
@@ -201,6 +201,7 @@ def secret(key: str, path: Path) -> str:
     return f"id={key},{field}"
 
 
-def _ca_bundle(environ: Mapping[str, str]) -> Path | None:
+def named_bundle(environ: Mapping[str, str]) -> Path | None:
+    """Return the certificates that an environment names, where the file is there."""
     named = (Path(environ[variable]) for variable in CA_VARIABLES if environ.get(variable))
     return next((path for path in named if path.is_file()), None)

@@ -22,6 +22,8 @@ _LIMITS = {
     "CpuCfsQuota": "processor time",
     "PidsLimit": "the number of processes",
 }
+FOUND_BY_NAME = "io.containerd."
+"""What the names of runtimes begin with that need no entry in the engine's configuration."""
 _REMAPPED_ROOT = re.compile(r"/(\d+)\.(\d+)/?\Z")
 
 
@@ -30,6 +32,8 @@ class Capabilities:
     """One engine's, as far as a start depends on them."""
 
     cpus: int
+    release: str
+    """Of its operating system, as /proc/sys/kernel/osrelease has it; empty where it does not tell."""
     runtimes: tuple[str, ...]
     unlimited: tuple[str, ...]
     """What it cannot limit."""
@@ -49,6 +53,7 @@ def read(info: Mapping[str, Any]) -> Capabilities:
     rootless = any(each.startswith("name=rootless") for each in options)
     return Capabilities(
         cpus=int(info.get("NCPU") or 1),
+        release=str(info.get("KernelVersion") or ""),
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         unlimited=tuple(what for field, what in _LIMITS.items() if not info.get(field)),
         virtual=sys.platform != "linux" or "Docker Desktop" in str(info.get("OperatingSystem")),
@@ -72,7 +77,8 @@ def refuse(spec: SandboxSpec, able: Capabilities) -> None:
             f"This engine cannot limit {_listed(able.unlimited)} of a container, and says nothing when it is asked to, "
             f"so a sandbox could take the whole machine. Nothing was started. {_how_to_limit(able)}"
         )
-    if spec.runtime and spec.runtime not in able.runtimes:
+    # what has such a name is a program that containerd looks for, and newer engines do not list
+    if spec.runtime and spec.runtime not in able.runtimes and not spec.runtime.startswith(FOUND_BY_NAME):
         raise PolicyNotEnforceable(
             f"The policy's runtime {spec.runtime!r} is not known to the engine, which has {', '.join(able.runtimes)}. "
             "Nothing was started. Configure it in the engine, or change the policy."
@@ -89,11 +95,22 @@ def refuse(spec: SandboxSpec, able: Capabilities) -> None:
             f"containers ({_mapping(able)}), so the kernel could not write your files, and what it made would not be "
             "yours. Nothing was started. Ask for it read-only, or use an engine that does not map uids."
         )
-    if spec.network == "isolated" and able.shift is None:
+    if spec.network != "none" and able.shift is None:
         raise PolicyNotEnforceable(
             "This engine maps the uids of its containers (userns-remap), but its data directory does not tell how, so "
             "the kernel's sockets cannot be made its own. Nothing was started. Use an engine that does not map uids."
         )
+
+
+def without_gpus(spec: SandboxSpec, detail: str) -> PolicyNotEnforceable | None:
+    """Return the error for an engine's own words where it found no GPUs; its info does not tell of them before."""
+    if not spec.gpus or "could not select device driver" not in detail:
+        return None
+    return PolicyNotEnforceable(
+        f"Sandbox {spec.name} was not started: the policy gives every sandbox {spec.gpus} GPU{'s' * (spec.gpus > 1)} "
+        f"(sandbox.gpus), and this engine has none to give ({detail}). Everything of it was removed. Install the "
+        "container toolkit of the GPU's maker on the engine's machine and start the engine again, or write gpus: 0."
+    )
 
 
 def _mapping(able: Capabilities) -> str:

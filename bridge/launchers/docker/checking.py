@@ -51,6 +51,7 @@ def read(
         shares_sockets=not able.virtual and not able.mapped,
         runtimes=able.runtimes,
         missing_limits=able.unlimited,
+        counts_sockets=str(info.get("CgroupVersion")) == "2",
         warnings=tuple(str(each) for each in info.get("Warnings") or []),
         clock_ahead=_ahead(str(info.get("SystemTime") or ""), before, after),
         storage=storage,
@@ -72,7 +73,7 @@ def leftovers(ended: tuple[str, ...], there: Inventory, environ: Mapping[str, st
     left = there.leftovers()
     used = {each.socket_directory for each in (*there.containers, *there.others) if each.socket_directory}
     directories = places.stale_socket_directories(used, environ)
-    return Leftovers(ended, len(left.containers) + len(left.volumes), tuple(directories))
+    return Leftovers(ended, len(left.containers) + len(left.volumes) + len(left.networks), tuple(directories))
 
 
 def _ahead(told: str, before: float, after: float) -> float:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from bridge.connection import ConnectionInfo
 from bridge.launchers.docker.document import SOCKETS
 
 
-def orders(key: str, environment: Iterable[tuple[str, str]]) -> bytes:
-    """Return the one line for the supervisor's stdin: the connection as the kernel gets it, and what to pass to it."""
-    inside = over_sockets(key, Path(SOCKETS)).to_json()
-    return json.dumps({"connection": inside, "environment": dict(environment)}).encode() + b"\n"
+def orders(key: str, environment: Iterable[tuple[str, str]], *, proxy: bool = False, certificates: str = "") -> bytes:
+    """Return the one line for the supervisor's stdin: the connection as the kernel gets it, and what to pass to it.
+
+    And whether there is a `proxy` for it, and the `certificates` that it is to trust.
+    """
+    said: dict[str, Any] = {"connection": over_sockets(key, Path(SOCKETS)).to_json(), "environment": dict(environment)}
+    said |= {"proxy": True} if proxy else {}
+    said |= {"certificates": certificates} if certificates else {}
+    return json.dumps(said).encode() + b"\n"
 
 
 def over_sockets(key: str, directory: Path) -> ConnectionInfo:
@@ -31,6 +37,7 @@ def over_sockets(key: str, directory: Path) -> ConnectionInfo:
         control_port=4,
         hb_port=5,
         key=key,
+        supervised=True,
     )
 
 
@@ -46,6 +53,7 @@ def over_ports(key: str, ports: tuple[int, ...]) -> ConnectionInfo:
         control_port=control,
         hb_port=heartbeat,
         key=key,
+        supervised=True,
     )
 
 

@@ -7,13 +7,15 @@ is meant, because `verification.py` compares the engine's view with them one by 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bridge.launchers.docker import owner
-from bridge.policy import Limits, SandboxSpec
+from bridge.policy import Limits, SandboxSpec, certificates
 
 Document = dict[str, Any]
 
@@ -28,6 +30,8 @@ PRIVATE = "/run/kernel"
 """The supervisor's own tmpfs, with the connection file as the kernel reads it."""
 SOCKETS = "/run/kernel-bridge"
 """The volume that the kernel shares with its gateway: the kernel's own sockets."""
+PROXY = "/run/kernel-bridge-egress"
+"""The volume with the gateway's proxy, where the policy lists hosts that may be reached; the kernel only reads it."""
 OUTSIDE = "/run/kernel-bridge-outside"
 """With network none: the host's directory in the gateway's container, for the sockets that clients connect to."""
 GATEWAY_PORTS = (5001, 5002, 5003, 5004, 5005)
@@ -65,17 +69,23 @@ class Facts:
     """On the host, with network none and only there."""
     volume_shift: tuple[int, int] = (0, 0)
     """What the engine's mapping of uids and gids adds to those inside: a volume is mounted from outside of it."""
+    near: tuple[str, ...] = ()
+    """The public networks that the engine's machine is in: nothing in them is reached, unless the policy says so."""
+    hidden: tuple[Path, ...] = ()
+    """Directories in the workspace that the kernel must not see: there it finds an empty one that cannot be written."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """One sandbox, as it is asked for; the volume is part of the containers' mounts and is made with the first."""
+    """One sandbox, as it is asked for; volumes are part of the containers' mounts and are made with the first."""
 
     kernel_name: str
     kernel: Document
     gateway_name: str
     gateway: Document
     volume_name: str
+    network: Document | None
+    """With network open the kernel's own, for POST /networks/create."""
 
 
 def documents(spec: SandboxSpec, facts: Facts) -> Documents:
@@ -87,11 +97,14 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
         raise ValueError("with network none, and only with it, the sockets need a directory on the host")
     volume = f"{stem}.{facts.start}"
     workspace = spec.workspace
-    mounts = [_volume_mount(volume, facts.uid, facts.gid, facts.volume_shift, labels)]
+    ours = _Volumes(volume, facts.uid, facts.gid, facts.volume_shift, labels)
+    mounts = [ours.sockets(), *([ours.egress(read_only=True)] if spec.egress else [])]
     if workspace:
         mounts.append(_bind(str(workspace.path), str(workspace.path), read_only=workspace.mode == "ro"))
+    network = _network(volume, labels) if spec.network == "open" else None
     host = _sealed(
-        network="none",  # in both modes: what differs is where the gateway listens
+        # But with open, none: what else differs is where the gateway listens. The sockets are on no network ever.
+        network=network["Name"] if network else "none",
         memory=spec.limits.memory,
         cpus=cpus,
         pids=spec.limits.pids,
@@ -100,6 +113,13 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
         mounts=mounts,
         tmpfs=_tmpfs(spec, facts.uid, facts.gid),
     )
+    # Newer engines' own list has these too; one that is not there does no harm.
+    throttles = (f"/sys/devices/system/cpu/cpu{number}/thermal_throttle" for number in range(facts.engine_cpus))
+    host["MaskedPaths"] = [*MASKED_PATHS, *throttles, *map(str, facts.hidden)]
+    if spec.gpus:
+        # which driver is the engine's to say, as with the docker CLI's --gpus
+        request = {"Driver": "", "Count": spec.gpus, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
+        host["DeviceRequests"] = [request]
     if spec.runtime:
         host["Runtime"] = spec.runtime
     kernel = _container(
@@ -125,7 +145,7 @@ def documents(spec: SandboxSpec, facts: Facts) -> Documents:
         ports=None,
         directory=facts.socket_directory,
     )
-    return Documents(stem, kernel, f"{stem}.gateway", gateway, volume)
+    return Documents(stem, kernel, f"{stem}.gateway", gateway, volume, network)
 
 
 def gateway_document(
@@ -143,15 +163,18 @@ def gateway_document(
     """Return the gateway's document.
 
     `ports` on the host where it is to come back on them, else the engine chooses; or a `directory` there for sockets,
-    then it has no network. It runs our own code only, but what a kernel puts on the volume may be hostile: so it is
-    sealed like the kernel.
+    then it has no network. What may be reached through it is the kernel's container's label: so one that comes back has
+    exactly the list of the start, whatever the policy says by then. It runs our own code only, but what a kernel puts
+    on the volume may be hostile: so it is sealed like the kernel.
     """
-    mounts = [_volume_mount(volume, uid, gid, volume_shift, labels)]
+    egress = labels.get(owner.EGRESS, "")
+    ours = _Volumes(volume, uid, gid, volume_shift, labels)
+    mounts = [ours.sockets(), *([ours.egress(read_only=False)] if egress else [])]
     if directory:
         mounts.append(_bind(str(directory), OUTSIDE, read_only=False))
     host = _sealed(
         network="none" if directory else "bridge",
-        memory=64 * MiB,  # takes 11 to 15 MB, and 128 KiB for a connection
+        memory=(96 if egress else 64) * MiB,  # takes 11 to 15 MB, and 128 KiB for a connection or a tunnel
         cpus=1.0,
         pids=32,
         shm=MiB,
@@ -166,8 +189,9 @@ def gateway_document(
             f"{inside}/tcp": [{"HostIp": "127.0.0.1", "HostPort": outside}]
             for inside, outside in zip(GATEWAY_PORTS, chosen, strict=True)
         }
+    arguments = [OUTSIDE] if directory else ["--egress", egress] if egress else []
     document = _container(
-        command=[*GATEWAY, OUTSIDE] if directory else GATEWAY,
+        command=[*GATEWAY, *arguments],
         image=image_id,
         user=f"{uid}:{gid}",
         directory="/",
@@ -249,23 +273,29 @@ def _sealed(
         "AutoRemove": False,  # how it ended is read from the engine afterwards
         # A restarted container has lost its tmpfs, its key and its ports; the supervisor restarts the kernel inside.
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        # Every tmpfs, /dev/shm and most of what the operating system keeps for it are in it; what waits in TCP and UDP
+        # sockets only with cgroup v2. With v1 nothing here bounds that: engines take KernelMemoryTCP and do not set it;
+        # small net.ipv4.tcp_rmem and tcp_wmem slow asyncio down, and give way to whoever sets SO_RCVBUF and SO_SNDBUF.
         "Memory": memory,
         "MemorySwap": memory,  # the sum of both: no swap. Left out it would be twice the memory
-        "OomKillDisable": False,
+        "OomKillDisable": False,  # else a sandbox without memory left would hang, and could not be told as ended
         "OomScoreAdj": 500,  # when the host itself runs out, sandboxes go first
-        "NanoCpus": round(cpus * 10**9),
+        "NanoCpus": round(cpus * 10**9),  # a bound, also where nobody else wants the processors
         "CpuShares": 256,  # a quarter of what the person's own programs get when all want more than there is
         "PidsLimit": pids,  # not RLIMIT_NPROC, which counts a uid's processes across all containers
-        "ShmSize": shm,
+        "ShmSize": shm,  # /dev/shm, for multiprocessing; the engine's 64 MiB are few, and would be beside the policy
         "Tmpfs": tmpfs,
         "Mounts": mounts,
         "Ulimits": [
-            {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+            {"Name": "nofile", "Soft": 4096, "Hard": 4096},  # engines give a million; the host's own table is shared
             {"Name": "core", "Soft": 0, "Hard": 0},  # a core file holds every variable, and goes where the host says
-            {"Name": "memlock", "Soft": 64 * KiB, "Hard": 64 * KiB},
-            {"Name": "msgqueue", "Soft": 0, "Hard": 0},  # counted by uid, across containers
+            {"Name": "memlock", "Soft": 64 * KiB, "Hard": 64 * KiB},  # what is locked the host cannot take back
+            # Counted by uid, across containers, and with a workspace the uid may be a person's.
+            {"Name": "msgqueue", "Soft": 0, "Hard": 0},
+            {"Name": "sigpending", "Soft": 4096, "Hard": 4096},
         ],
-        # `none` could not be read back, and the supervisor's lines are in it.
+        # On the host's disk, so bounded: in bytes, twice. `none` could not be read back, and the supervisor's lines are
+        # in it.
         "LogConfig": {"Type": "json-file", "Config": {"max-size": str(log), "max-file": "2"}},
     }
 
@@ -273,12 +303,13 @@ def _sealed(
 def _tmpfs(spec: SandboxSpec, uid: int, gid: int) -> dict[str, str]:
     limits: Limits = spec.limits
     ours = f"uid={uid},gid={gid},mode=0700"
+    private = 64 * KiB + (certificates.MAX_BYTES if spec.certificates else 0)
     # Inodes are bounded too: empty files take memory that no size counts.
     places = {
         "/tmp": f"rw,nosuid,nodev,noexec,size={limits.tmp},nr_inodes=16384,mode=1777",  # noqa: S108 - in the container
         # exec: `pip install --user`, virtual environments and their compiled modules
         HOME: f"rw,nosuid,nodev,exec,size={limits.home},nr_inodes=65536,{ours}",
-        PRIVATE: f"rw,nosuid,nodev,noexec,size={64 * KiB},nr_inodes=16,{ours}",
+        PRIVATE: f"rw,nosuid,nodev,noexec,size={private},nr_inodes=16,{ours}",
     }
     if spec.workspace and spec.workspace.path.is_relative_to("/root"):
         # The image's own /root is closed to anyone but root; this one only holds the way to the workspace.
@@ -286,23 +317,56 @@ def _tmpfs(spec: SandboxSpec, uid: int, gid: int) -> dict[str, str]:
     return places
 
 
-def _volume_mount(name: str, uid: int, gid: int, shift: tuple[int, int], labels: Mapping[str, str]) -> Document:
-    """Return the volume and how it is mounted: made by the engine together with the container that claims the name.
+@dataclass(frozen=True)
+class _Volumes:
+    """What kernel and gateway share: made by the engine together with the container that claims the name.
 
-    The name holds the start's own number, so it can never be an older volume with other options.
+    The names hold the start's own number, so they can never be older volumes with other options.
     """
-    ours = f"uid={uid + shift[0]},gid={gid + shift[1]},mode=0700"
-    options = f"size={64 * KiB},nr_inodes=32,{ours},nosuid,nodev,noexec"
+
+    name: str
+    uid: int
+    gid: int
+    shift: tuple[int, int]
+    labels: Mapping[str, str]
+
+    def sockets(self) -> Document:
+        """Return how the kernel's own sockets are mounted."""
+        return self._mount(self.name, SOCKETS, "sockets", read_only=False)
+
+    def egress(self, *, read_only: bool) -> Document:
+        """Return how the proxy's socket is mounted: who can only read can connect, but put nothing in its place."""
+        return self._mount(f"{self.name}.egress", PROXY, "egress", read_only=read_only)
+
+    def _mount(self, name: str, target: str, role: str, *, read_only: bool) -> Document:
+        ours = f"uid={self.uid + self.shift[0]},gid={self.gid + self.shift[1]},mode=0700"
+        options = f"size={64 * KiB},nr_inodes=32,{ours},nosuid,nodev,noexec"
+        return {
+            "Type": "volume",
+            "Source": name,
+            "Target": target,
+            "ReadOnly": read_only,
+            "VolumeOptions": {
+                "NoCopy": True,  # else the engine copies what the image has there, with its owner and mode
+                "Labels": {**self.labels, owner.ROLE: role},
+                "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
+            },
+        }
+
+
+def _network(name: str, labels: Mapping[str, str]) -> Document:
+    """Return the network of one kernel, which no other container is ever in: engines keep their networks apart.
+
+    With none but the kernel in it there is nobody to talk to; that containers in it may not, is for those that somebody
+    would put there later.
+    """
     return {
-        "Type": "volume",
-        "Source": name,
-        "Target": SOCKETS,
-        "ReadOnly": False,
-        "VolumeOptions": {
-            "NoCopy": True,  # else the engine copies what the image has there, with its owner and mode
-            "Labels": {**labels, owner.ROLE: "sockets"},
-            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
-        },
+        "Name": name,  # with the start's own number, like the volume
+        "Driver": "bridge",
+        "Internal": False,
+        "Attachable": False,
+        "Options": {"com.docker.network.bridge.enable_icc": "false"},
+        "Labels": {**labels, owner.ROLE: "network"},
     }
 
 
@@ -356,5 +420,25 @@ def _labels(spec: SandboxSpec, facts: Facts) -> dict[str, str]:
         owner.WORKSPACE_MODE: spec.workspace.mode if spec.workspace else "",
         owner.CONNECTION_FILE: str(facts.connection_file),
         owner.SOCKETS: str(facts.socket_directory or ""),
+        owner.EGRESS: egress_argument(spec, facts.near),
         owner.UID: str(facts.uid),
     }
+
+
+def egress_argument(spec: SandboxSpec, near: tuple[str, ...] = ()) -> str:
+    """Write down what may be reached, for the gateway's `--egress`; empty where nothing may. It is no secret."""
+    if not spec.egress:
+        return ""
+    upstream = urlsplit(spec.upstream_proxy) if spec.upstream_proxy else None
+    said = {
+        "allow": [[each.host, each.port, list(each.allow_addresses)] for each in spec.egress],
+        "upstream": [upstream.hostname, upstream.port] if upstream else None,
+        "refuse": list(near),
+    }
+    return json.dumps(said, separators=(",", ":"))
+
+
+def reachable(egress: str) -> tuple[str, ...]:
+    """Return the `host:port` pairs of such an argument, as a person reads them."""
+    pairs = ((host, port) for host, port, _ in json.loads(egress)["allow"]) if egress else ()
+    return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in pairs)

@@ -43,7 +43,7 @@ _IMAGE = re.compile(
     r"(?=.{1,400}\Z)(sha256:[0-9a-f]{64}|[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64}))"
 )
-_VOLUME = re.compile(r"kernel-bridge\.[a-z0-9-]+\.[0-9a-f]+\.[0-9a-f]+")
+_VOLUME = re.compile(r"kernel-bridge\.[a-z0-9-]+\.[0-9a-f]+\.[0-9a-f]+(?:\.egress)?")
 
 
 async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
@@ -144,6 +144,16 @@ class Engine:
         filters = {"label": list(labels)}
         found = await self._look("list the volumes", lambda client: client.volumes(filters=filters))
         return found.get("Volumes") or []
+
+    async def networks(self, *labels: str) -> list[dict[str, Any]]:
+        """Return the networks that carry all the labels; without any, all that there are."""
+        filters = {"label": list(labels)}
+        return await self._look("list the networks", lambda client: client.networks(filters=filters))
+
+    async def network(self, network: str) -> dict[str, Any]:
+        """Return a network's inspect; raises `Missing`."""
+        full = _id(network)
+        return await self._look("look at the network", lambda client: client.inspect_network(full))
 
     async def container(self, container: str) -> dict[str, Any]:
         """Return a container's inspect; raises `Missing`."""
@@ -280,6 +290,35 @@ class Engine:
         except Missing:
             return True
         except Conflict:
+            return False
+        return True
+
+    async def create_network(self, document: Document) -> str:
+        """Create a network and return its id; raises `NoAddresses` where the engine has none left for it."""
+
+        def create(client: docker.APIClient) -> dict[str, Any]:
+            return client.create_network(
+                document["Name"],
+                driver=document["Driver"],
+                options=document["Options"],
+                labels=document["Labels"],
+                internal=document["Internal"],
+                attachable=document["Attachable"],
+                check_duplicate=True,  # older engines take a second one of a name
+            )
+
+        return str((await self._change("create the network", create))["Id"])
+
+    async def remove_network(self, network: str) -> bool:
+        """Remove a network; False where a container is still in it."""
+        full = _id(network)
+        try:
+            await self._change("remove the network", lambda client: client.remove_network(full))
+        except Missing:
+            return True
+        except Refused as error:
+            if "active endpoints" not in error.detail:  # of the status 403 only the words tell why
+                raise
             return False
         return True
 

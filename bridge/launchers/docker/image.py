@@ -18,7 +18,7 @@ TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13", "scipy": "kern
 
 OURS = "kernel-bridge/"
 
-PROGRAMS = "2"
+PROGRAMS = "3"
 """The label's value: it rises where the programs inside and the launcher only fit each other."""
 LABEL = f"{owner.IMAGE}={PROGRAMS}"
 _EARLIER = ("1",)

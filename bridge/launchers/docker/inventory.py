@@ -1,4 +1,4 @@
-"""What is there: the engine's containers and volumes of ours, read from their labels.
+"""What is there: the engine's containers, volumes and networks of ours, read from their labels.
 
 The one rule: a listing is the only source of ids and names that are acted upon, and it holds only what carries our own
 owner label; of others' sandboxes it knows no more than which connection files and socket directories they use.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bridge.launchers.docker import owner
+from bridge.launchers.docker import composed, owner
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.places import YOUNG
 
@@ -48,7 +48,14 @@ class Container:
     @property
     def connection_file(self) -> Path:
         """Its connection file on the host."""
+        if self.is_composed:
+            return composed.connection_file(self.labels, self.name)
         return Path(self.labels.get(owner.CONNECTION_FILE, ""))
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether docker compose started it."""
+        return composed.is_composed(self.labels)
 
     @property
     def socket_directory(self) -> Path | None:
@@ -87,11 +94,23 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Network:
+    """One network of ours, of a kernel with network open."""
+
+    id: str
+    sandbox: str
+    start: str
+
+
+@dataclass(frozen=True)
 class Inventory:
     """All that one owner has in the engine."""
 
     containers: tuple[Container, ...]
     volumes: tuple[Volume, ...]
+    networks: tuple[Network, ...]
+    composed: tuple[Container, ...]
+    """Of this owner's docker compose projects; only compose starts and ends them."""
     others: tuple[Container, ...]
     """Of other owners on the same engine; never touched."""
 
@@ -103,9 +122,14 @@ class Inventory:
         """The sandbox of that name."""
         return next((each for each in self.kernels() if each.name == name), None)
 
+    def all_kernels(self) -> list[Container]:
+        """The sandboxes, and compose projects' kernels."""
+        return [*self.kernels(), *(each for each in self.composed if each.role == "kernel")]
+
     def gateway(self, kernel: Container) -> Container | None:
         """The gateway that the same start made."""
-        return next((each for each in self.containers if each.role == "gateway" and each.start == kernel.start), None)
+        those = self.composed if kernel.is_composed else self.containers
+        return next((each for each in those if each.role == "gateway" and each.start == kernel.start), None)
 
     def running(self) -> list[Container]:
         """The sandboxes that count against `max_running`, those that are just being started included."""
@@ -113,49 +137,58 @@ class Inventory:
 
     def of(self, name: str) -> Inventory:
         """Everything of one sandbox's name, whichever start made it."""
-        return Inventory(
-            tuple(each for each in self.containers if each.name == name),
-            tuple(each for each in self.volumes if each.sandbox == name),
-            self.others,
+        return replace(
+            self,
+            containers=tuple(each for each in self.containers if each.name == name),
+            volumes=tuple(each for each in self.volumes if each.sandbox == name),
+            networks=tuple(each for each in self.networks if each.sandbox == name),
         )
 
     def of_start(self, start: str) -> Inventory:
         """Everything that one start made."""
-        return Inventory(
-            tuple(each for each in self.containers if each.start == start),
-            tuple(each for each in self.volumes if each.start == start),
-            self.others,
+        return replace(
+            self,
+            containers=tuple(each for each in self.containers if each.start == start),
+            volumes=tuple(each for each in self.volumes if each.start == start),
+            networks=tuple(each for each in self.networks if each.start == start),
         )
 
     def leftovers(self) -> Inventory:
-        """What belongs to no sandbox: starts that were cut short, gateways and volumes without a kernel's container."""
+        """What belongs to no sandbox: starts that were cut short, and all that has no kernel's container."""
         starts = {each.start for each in self.kernels() if not each.abandoned}
-        return Inventory(
-            tuple(each for each in self.containers if each.start not in starts),
-            tuple(each for each in self.volumes if each.start not in starts),
-            self.others,
+        return replace(
+            self,
+            containers=tuple(each for each in self.containers if each.start not in starts),
+            volumes=tuple(each for each in self.volumes if each.start not in starts),
+            networks=tuple(each for each in self.networks if each.start not in starts),
         )
 
     def without(self, start: str) -> Inventory:
         """Everything but what one start made."""
-        return Inventory(
-            tuple(each for each in self.containers if each.start != start),
-            tuple(each for each in self.volumes if each.start != start),
-            self.others,
+        return replace(
+            self,
+            containers=tuple(each for each in self.containers if each.start != start),
+            volumes=tuple(each for each in self.volumes if each.start != start),
+            networks=tuple(each for each in self.networks if each.start != start),
         )
 
 
 async def look(engine: Engine, who: str, *, volumes: bool = True) -> Inventory:
-    """List what there is. Without `volumes` one request is saved, and none are in the answer."""
-    calls = [partial(engine.containers, owner.OWNER)]
-    if volumes:
-        calls.append(partial(engine.volumes, f"{owner.OWNER}={who}"))
-    containers, *more = await together(*calls)
-    return read(who, containers, more[0] if more else [])
+    """List what there is. Without `volumes` two requests are saved, and neither they nor networks are in the answer."""
+    ours = f"{owner.OWNER}={who}"
+    calls = (partial(engine.volumes, ours), partial(engine.networks, ours)) if volumes else ()
+    # A start makes its container before the rest. Listed after the rest it is there; before, the rest would seem left.
+    beside = await together(*calls)
+    return read(who, await engine.containers(owner.OWNER), *beside)
 
 
-def read(who: str, containers: Iterable[Mapping[str, Any]], volumes: Iterable[Mapping[str, Any]]) -> Inventory:
-    """Read the engine's listings (GET /containers/json and /volumes)."""
+def read(
+    who: str,
+    containers: Iterable[Mapping[str, Any]],
+    volumes: Iterable[Mapping[str, Any]] = (),
+    networks: Iterable[Mapping[str, Any]] = (),
+) -> Inventory:
+    """Read the engine's listings (GET /containers/json, /volumes and /networks)."""
     read_containers = [
         Container(
             id=each["Id"],
@@ -166,14 +199,24 @@ def read(who: str, containers: Iterable[Mapping[str, Any]], volumes: Iterable[Ma
         for each in containers
     ]
     ours = tuple(each for each in read_containers if each.labels.get(owner.OWNER) == who)
-    others = tuple(each for each in read_containers if each.labels.get(owner.OWNER) != who)
-    labelled = [(each["Name"], each.get("Labels") or {}) for each in volumes]
+    projects = tuple(each for each in read_containers if composed.is_ours(each.labels, each.connection_file))
+    others = tuple(each for each in read_containers if each not in ours and each not in projects)
+    volumes = [each for each in volumes if _labels(each).get(owner.OWNER) == who]
+    networks = [each for each in networks if _labels(each).get(owner.OWNER) == who]
     return Inventory(
         ours,
         tuple(
-            Volume(name, labels.get(owner.NAME, ""), labels.get(owner.START, ""))
-            for name, labels in labelled
-            if labels.get(owner.OWNER) == who
+            Volume(each["Name"], _labels(each).get(owner.NAME, ""), _labels(each).get(owner.START, ""))
+            for each in volumes
         ),
+        tuple(
+            Network(each["Id"], _labels(each).get(owner.NAME, ""), _labels(each).get(owner.START, ""))
+            for each in networks
+        ),
+        projects,
         others,
     )
+
+
+def _labels(listed: Mapping[str, Any]) -> Mapping[str, str]:
+    return listed.get("Labels") or {}

@@ -15,11 +15,12 @@ from functools import partial
 from typing import Any
 
 from bridge.connection import load, save
-from bridge.errors import BadConnectionFile, LaunchError, NoSuchKernel
+from bridge.errors import AmbiguousKernel, BadConnectionFile, LaunchError, NoSuchKernel
 from bridge.launchers import EngineFacts, Leftovers, LogLine, Sandbox, Source, State
 from bridge.launchers.docker import (
     capabilities,
     checking,
+    composed,
     connections,
     endings,
     host,
@@ -30,7 +31,7 @@ from bridge.launchers.docker import (
     verification,
 )
 from bridge.launchers.docker.border import Conflict, Missing, Refused
-from bridge.launchers.docker.document import PRIVATE, READ, gateway_document
+from bridge.launchers.docker.document import PRIVATE, READ, egress_argument, gateway_document, reachable
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.policy import SandboxSpec
@@ -73,18 +74,24 @@ class DockerLauncher:
             connection_file=started.connection_file,
             started_at=started.started_at,
             workspace=str(spec.workspace.path) if spec.workspace else None,
+            image_id=started.image_id,
+            container=started.container,
+            reaches=reachable(egress_argument(spec)),
         )
 
     async def stop(self, name: str) -> bool:
         """End the sandbox and remove all that belongs to it; False where there is none of that name."""
-        there = (await self._look(volumes=True)).of(owner.checked_name(name))
+        everything = await self._look(volumes=True)
+        there = everything.of(owner.checked_name(name))
+        if not there.kernels() and (kernel := self._find(name, everything)):
+            raise composed.not_ours(name, kernel.connection_file, "down")
         await removal.remove(self._engine, there)
-        return bool(there.containers or there.volumes)
+        return bool(there.containers or there.volumes or there.networks)
 
     async def sandboxes(self) -> list[Sandbox]:
         """Return every sandbox of this owner by name, also those that have ended and were not swept yet."""
         there = await self._look()
-        kernels = [each for each in there.kernels() if each.state not in ("created", "removing")]
+        kernels = [each for each in there.all_kernels() if each.state not in ("created", "removing")]
         found = await together(*(partial(self._describe, each, there) for each in kernels))
         return sorted((each for each in found if each is not None), key=lambda each: str(each.name))
 
@@ -93,7 +100,7 @@ class DockerLauncher:
 
         Returns the sandboxes that had ended, each with how; running ones are never touched.
         """
-        ended = [each for each in await self.sandboxes() if each.state == "ended"]
+        ended = [each for each in await self.sandboxes() if each.state == "ended" and not each.composed]
         there = await self._look(volumes=True)
         for kernel in there.kernels():
             if kernel.ended:
@@ -108,6 +115,8 @@ class DockerLauncher:
         """
         there = await self._look()
         kernel = self._running(name, there)
+        if kernel.is_composed:
+            raise composed.not_ours(name, kernel.connection_file, "up")
         old = there.gateway(kernel)
         if old and old.state == "running":
             return
@@ -137,10 +146,11 @@ class DockerLauncher:
         except Conflict:
             return  # another bridge is just doing the same
         try:
-            await self._engine.start(gateway)
-            made = await self._engine.container(gateway)
-            found = verification.container_problems(asked, made) + verification.network_problems(asked, made)
-            verification.refuse(f"{name} (its gateway)", found)
+            directories = starting.outside(kernel.socket_directory)
+            made, inside = await starting.run_and_look(self._engine, gateway, directories)
+            found = verification.gateway_problems(asked, made, inside, directories)
+            gone = "That gateway was removed again; the kernel still runs and its variables are there."
+            verification.refuse(f"the gateway of sandbox {name}", found, gone)
         except BaseException as error:
             await removal.drop(self._engine, gateway)
             if isinstance(error, Refused) and asked_ports:
@@ -159,6 +169,8 @@ class DockerLauncher:
         """
         there = await self._look()
         kernel = self._running(name, there)
+        if kernel.is_composed:
+            raise composed.not_ours(name, kernel.connection_file, "up")
         # what code inside put there may have no end: no link is followed, no writer waited for, and no more is read
         inside = await self._engine.execute(
             kernel.id,
@@ -199,7 +211,7 @@ class DockerLauncher:
 
     async def last_ending(self, name: str, since: datetime | None = None) -> str | None:
         """How the kernel process ended last, in one sentence; None where none has ended (after `since`)."""
-        kernel = (await self._look()).kernel(owner.checked_name(name))
+        kernel = self._find(name, await self._look())
         if kernel is None:
             raise _none(name)
         # all of it: the engine counts a tail before it leaves out what the kernel wrote
@@ -216,7 +228,7 @@ class DockerLauncher:
 
     async def check_leftovers(self) -> Leftovers:
         """Look what the next sweep would remove."""
-        ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended")
+        ended = tuple(each.name for each in await self.sandboxes() if each.state == "ended" and not each.composed)
         return checking.leftovers(ended, await self._look(volumes=True), self._environ)
 
     async def images(self) -> list[image.Built]:
@@ -225,7 +237,7 @@ class DockerLauncher:
 
     async def until_ended(self, name: str) -> None:
         """Return when the sandbox has ended: then its log does."""
-        kernel = (await self._look()).kernel(owner.checked_name(name))
+        kernel = self._find(name, await self._look())
         if kernel is not None:
             await self._engine.follow(kernel.id, stdout=True, after="", show=lambda *_: None)
 
@@ -258,7 +270,7 @@ class DockerLauncher:
 
     def _sources(self, name: str, there: Inventory) -> list[tuple[Source, Container, bool]]:
         """Return who writes what: the kernel's container holds the supervisor's lines (stdout) and the kernel's own."""
-        kernel = there.kernel(owner.checked_name(name))
+        kernel = self._find(name, there)
         if kernel is None:
             raise _none(name)
         gateway = there.gateway(kernel)
@@ -275,12 +287,22 @@ class DockerLauncher:
     async def _look(self, *, volumes: bool = False) -> Inventory:
         return await look(self._engine, self.owner, volumes=volumes)
 
+    def _find(self, name: str, there: Inventory) -> Container | None:
+        owner.checked_name(name)  # also where there is no sandbox to compare it with
+        found = [each for each in there.all_kernels() if each.name == name]
+        if len(found) > 1:
+            files = ", ".join(str(each.connection_file) for each in found)
+            raise AmbiguousKernel(
+                f"Several sandboxes are called {name} ({files}), so nothing was done. Give a docker compose project's "
+                "kernel another name (KERNEL_NAME in its .env), or stop one of them."
+            )
+        return found[0] if found else None
+
     def _running(self, name: str, there: Inventory) -> Container:
-        kernel = there.kernel(owner.checked_name(name))
+        kernel = self._find(name, there)
         if kernel is not None and kernel.state == "paused":
             raise LaunchError(
-                f"Sandbox {name} is paused, so nothing can be done in it. Wake it: "
-                f"docker unpause {owner.stem(name, self.owner)}"
+                f"Sandbox {name} is paused, so nothing can be done in it. Wake it: docker unpause {kernel.id[:12]}"
             )
         if kernel is None or kernel.state != "running":
             raise _none(name)
@@ -301,6 +323,10 @@ class DockerLauncher:
             connection_file=kernel.connection_file,
             started_at=str((inspected.get("State") or {}).get("StartedAt", "")),
             workspace=labels.get(owner.WORKSPACE) or None,
+            reaches=reachable(labels.get(owner.EGRESS, "")),
+            composed=kernel.is_composed,
+            image_id=inspected.get("Image"),
+            container=kernel.id,
             ending=endings.container_ending(inspected) if ended else None,
         )
 

@@ -20,7 +20,7 @@ LABEL = "io.kernel-bridge."
 OWNER = LABEL + "owner"
 NAME = LABEL + "name"
 ROLE = LABEL + "role"
-"""`kernel`, `gateway` or, on the volume, `sockets`."""
+"""`kernel`, `gateway`; on a volume `sockets` or `egress`, on a network `network`."""
 START = LABEL + "start"
 """Drawn anew for every start: what a failed start made is told from what another holder of the same name has."""
 NETWORK = LABEL + "network"
@@ -31,8 +31,14 @@ WORKSPACE_MODE = LABEL + "workspace-mode"
 CONNECTION_FILE = LABEL + "connection-file"
 SOCKETS = LABEL + "sockets"
 """With network none: the host directory that holds the kernel's sockets."""
+EGRESS = LABEL + "egress"
+"""What may be reached through the gateway, as it gets it; empty where nothing may."""
 UID = LABEL + "uid"
-ALL = frozenset((OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, WORKSPACE_MODE, CONNECTION_FILE, SOCKETS, UID))
+ALL = frozenset(
+    (OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, WORKSPACE_MODE, CONNECTION_FILE, SOCKETS, EGRESS, UID)
+)
+
+FILE_PREFIX = "kernel-bridge-"
 
 OWNER_VARIABLE = "KERNEL_BRIDGE_OWNER"
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -52,6 +58,11 @@ def current_owner(environ: Mapping[str, str] = os.environ, *, uid: int | None = 
 def stem(name: str, owner: str) -> str:
     """Return the name of the kernel's container, which is also how the gateway's and the volume's names begin."""
     return f"kernel-bridge.{checked_name(name)}.{owner[:8]}"
+
+
+def connection_file_name(name: str) -> str:
+    """Return the name of a sandbox's connection file."""
+    return f"{FILE_PREFIX}{name}.json"
 
 
 def checked_name(name: str) -> str:

@@ -22,21 +22,17 @@ from bridge.errors import BadConnectionFile, LaunchError
 from bridge.launchers.docker import places, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
+from bridge.launchers.docker.owner import FILE_PREFIX, connection_file_name
 
 CLEAN_UP = 60.0
 """Seconds that a clean-up may take after a failure or a cancellation; usual is a quarter of one."""
-_VOLUME_TRIES, _VOLUME_PAUSE = 20, 0.1
-"""The engine unmounts a volume a moment after it has removed the container."""
-FILE_PREFIX = "kernel-bridge-"
-
-
-def connection_file_name(name: str) -> str:
-    """Return the connection file's name of a sandbox, in Jupyter's runtime directory."""
-    return f"{FILE_PREFIX}{name}.json"
+_TRIES, _PAUSE = 20, 0.1
+"""The engine unmounts a volume a moment after it has removed the container. A network that somebody has put another
+container into stays, like a volume in use: that is theirs."""
 
 
 async def remove(engine: Engine, doomed: Inventory) -> None:
-    """Remove containers, volumes, and with each kernel's container its connection file and socket directory.
+    """Remove containers, volumes, networks, and with each kernel's container its connection file and socket directory.
 
     Everything is tried; raises the first `LaunchError` at the end.
     """
@@ -52,7 +48,10 @@ async def remove(engine: Engine, doomed: Inventory) -> None:
     for kernel in kernels:
         if kernel.socket_directory:
             places.remove_socket_directory(kernel.socket_directory)
-    failures += await _all(*(partial(_remove_volume, engine, each.name) for each in doomed.volumes))
+    failures += await _all(
+        *(partial(_when_unused, partial(engine.remove_volume, each.name)) for each in doomed.volumes),
+        *(partial(_when_unused, partial(engine.remove_network, each.id)) for each in doomed.networks),
+    )
     if failures:
         raise failures[0]
 
@@ -114,11 +113,11 @@ async def _give_back(kernel: Container) -> None:
         await anyio.to_thread.run_sync(workspaces.give_back, workspace, kernel.uid, root)
 
 
-async def _remove_volume(engine: Engine, name: str) -> None:
-    for _ in range(_VOLUME_TRIES):
-        if await engine.remove_volume(name):
+async def _when_unused(remove: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(_TRIES):
+        if await remove():
             return
-        await anyio.sleep(_VOLUME_PAUSE)
+        await anyio.sleep(_PAUSE)
 
 
 async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:

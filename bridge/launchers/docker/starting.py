@@ -18,20 +18,21 @@ from typing import Any
 import anyio
 
 from bridge.connection import ConnectionInfo, runtime_directory, save
-from bridge.errors import LaunchError, NameTaken, PolicyRefused
+from bridge.errors import LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
 from bridge.launchers.docker import (
     capabilities,
     connections,
     endings,
     image,
+    near,
     owner,
     places,
     removal,
     verification,
     workspaces,
 )
-from bridge.launchers.docker.border import Conflict, Missing, Refused
-from bridge.launchers.docker.document import OUTSIDE, Documents, Facts, documents
+from bridge.launchers.docker.border import Conflict, Missing, NoAddresses, Refused
+from bridge.launchers.docker.document import OUTSIDE, Document, Documents, Facts, documents
 from bridge.launchers.docker.engine import Engine, Stdin, together
 from bridge.launchers.docker.inventory import Inventory, look
 from bridge.launchers.docker.verification import Directory
@@ -44,6 +45,8 @@ class Started:
 
     connection_file: Path
     started_at: str
+    image_id: str
+    container: str
 
 
 async def start(engine: Engine, who: str, spec: SandboxSpec, environ: Mapping[str, str] = os.environ) -> Started:
@@ -60,6 +63,24 @@ async def start(engine: Engine, who: str, spec: SandboxSpec, environ: Mapping[st
             if explained:
                 raise explained from error
             raise
+
+
+async def run_and_look(engine: Engine, container: str, directories: list[Directory]) -> tuple[dict[str, Any], str]:
+    """Start a container; returns what `verification` reads: the engine's view of it, and its own."""
+    await engine.start(container)
+    command = verification.look_inside(directories)
+    inspected, inside = await together(
+        partial(engine.container, container), partial(engine.execute, container, command)
+    )
+    return inspected, inside
+
+
+def outside(socket_directory: Path | None) -> list[Directory]:
+    """Return what the gateway must have in that directory's place, with network none."""
+    if socket_directory is None:
+        return []
+    about = socket_directory.stat()
+    return [Directory(OUTSIDE, about.st_dev, about.st_ino)]
 
 
 class _Start:
@@ -82,18 +103,26 @@ class _Start:
         self._environ = environ
         self._held = held
         self._kernel: str | None = None
+        self._network: str | None = None
+        self._hidden: list[Directory] = []
+        self._release = ""
         self.socket_directory: Path | None = None
 
     async def run(self) -> Started:
         facts = await self._gather()
         asked = documents(self._spec, facts)
         self._kernel = await self._claim(asked)
+        if asked.network:
+            self._network = await self._make_network(asked.network)
         (stdin, kernel, inside), (gateway, beside), _ = await together(
             partial(self._run_kernel, self._kernel), partial(self._run_gateway, asked), self._recount
         )
-        self._verify(asked, kernel, inside, gateway, beside)
+        network = await self._engine.network(self._network) if self._network else None
+        self._verify(asked, kernel, inside, gateway, beside, network)
         key = secrets.token_hex(32)
-        await self._engine.send(stdin, connections.orders(key, self._spec.environment))
+        spec = self._spec
+        line = connections.orders(key, spec.environment, proxy=bool(spec.egress), certificates=spec.certificates)
+        await self._engine.send(stdin, line)
         outside = self._connection(key, gateway)
         try:
             save(outside, facts.connection_file)
@@ -102,7 +131,7 @@ class _Start:
                 f"The connection file {facts.connection_file} could not be written ({error.strerror}), so the sandbox "
                 "was removed again. Make it writable, with room in it, or set JUPYTER_RUNTIME_DIR to one that is."
             ) from None
-        return Started(facts.connection_file, kernel["State"]["StartedAt"])
+        return Started(facts.connection_file, kernel["State"]["StartedAt"], facts.image_id, kernel["Id"])
 
     async def _gather(self) -> Facts:
         spec = self._spec
@@ -110,16 +139,22 @@ class _Start:
             self._engine.info, self._inspect_image, partial(look, self._engine, self._who, volumes=False)
         )
         chosen = image.checked(spec.image, picture)
-        connection_file = runtime_directory() / removal.connection_file_name(spec.name)
+        connection_file = runtime_directory() / owner.connection_file_name(spec.name)
         self._refuse_too_many(there)
         if any(each.connection_file == connection_file and not each.ended for each in there.others):
             raise NameTaken(
                 f"Another owner's sandbox {spec.name} uses {connection_file}. Nothing was started. Choose another "
                 "name, or set JUPYTER_RUNTIME_DIR to a directory of your own."
             )
+        if holder := next((each for each in there.composed if each.name == spec.name), None):
+            raise NameTaken(
+                f"A docker compose project's kernel is named {spec.name} already ({holder.connection_file}). Nothing "
+                "was started. Connect to it, or choose another name."
+            )
         able = capabilities.read(info)
         capabilities.refuse(spec, able)
-        taken = {each.uid for each in (*there.containers, *there.others)}
+        self._release = able.release
+        taken = {each.uid for each in (*there.containers, *there.composed, *there.others)}
         caller = places.User(os.geteuid(), os.getegid())
         files_owner = workspaces.owner_of(spec.workspace) if spec.workspace else None
         if able.mapped:
@@ -130,6 +165,8 @@ class _Start:
             sockets = places.socket_parent(self._environ)
             workspaces.refuse_private(spec.workspace, self._engine.endpoint().socket, sockets, connection_file.parent)
             workspaces.check_access(spec.workspace, None if able.mapped else user, caller)
+            known = (each.connection_file.parent for each in (*there.composed, *there.others) if each.is_composed)
+            self._hidden = workspaces.to_hide(spec.workspace, known)
         if spec.network == "none":
             self.socket_directory = places.make_socket_directory(user, self._environ)
         return Facts(
@@ -144,6 +181,8 @@ class _Start:
             engine_cpus=able.cpus,
             socket_directory=self.socket_directory,
             volume_shift=able.shift or (0, 0),
+            near=near.networks() if spec.egress else (),
+            hidden=tuple(Path(each.path) for each in self._hidden),
         )
 
     async def _inspect_image(self) -> dict[str, Any]:
@@ -176,15 +215,26 @@ class _Start:
             f"name, or end it first (kernel-bridge stop {self._spec.name})."
         )
 
+    async def _make_network(self, asked: Document) -> str:
+        """Make the kernel's own network; it begins after the claim, so that no sweep takes it for a leftover."""
+        try:
+            return await self._engine.create_network(asked)
+        except NoAddresses as error:
+            there = await self._engine.networks()
+            ours = [each for each in there if owner.OWNER in (each.get("Labels") or {})]
+            raise LaunchError(
+                f"Sandbox {self._spec.name} was not started: with network open it gets a network of its own, and the "
+                f"engine has no addresses left for one ({len(there)} networks are there, {len(ours)} of sandboxes). "
+                "Nothing of it is left. Stop sandboxes with network open that are not needed any more (kernel-bridge "
+                "ls), remove networks without containers (docker network prune), give the engine more addresses "
+                "(default-address-pools in its daemon.json), or use network isolated, which needs none."
+            ) from error
+
     async def _run_kernel(self, kernel: str) -> tuple[Stdin, dict[str, Any], str]:
         # attached before it starts: the supervisor's stdin is open from its first instruction on
         stdin = await self._engine.attach(kernel)
         self._held.callback(stdin.close)
-        await self._engine.start(kernel)
-        command = verification.look_inside(self._workspace())
-        inspected, inside = await together(
-            partial(self._engine.container, kernel), partial(self._engine.execute, kernel, command)
-        )
+        inspected, inside = await run_and_look(self._engine, kernel, [*self._workspace(), *self._hidden])
         return stdin, inspected, inside
 
     async def _run_gateway(self, asked: Documents) -> tuple[dict[str, Any], str]:
@@ -195,12 +245,7 @@ class _Start:
             there = (await look(self._engine, self._who)).of(self._spec.name)
             await removal.remove(self._engine, there.without(self._number))
             gateway = await self._engine.create(asked.gateway, asked.gateway_name)
-        await self._engine.start(gateway)
-        command = verification.look_inside(self._outside())
-        inspected, inside = await together(
-            partial(self._engine.container, gateway), partial(self._engine.execute, gateway, command)
-        )
-        return inspected, inside
+        return await run_and_look(self._engine, gateway, outside(self.socket_directory))
 
     async def _recount(self) -> None:
         """Count again now that ours is there: two starts at the same time see each other here, if not before."""
@@ -210,35 +255,40 @@ class _Start:
         workspace = self._spec.workspace
         return [Directory(str(workspace.path), workspace.device, workspace.inode)] if workspace else []
 
-    def _outside(self) -> list[Directory]:
-        if self.socket_directory is None:
-            return []
-        about = self.socket_directory.stat()
-        return [Directory(OUTSIDE, about.st_dev, about.st_ino)]
-
     def _verify(
-        self, asked: Documents, kernel: Mapping[str, Any], inside: str, gateway: Mapping[str, Any], beside: str
+        self,
+        asked: Documents,
+        kernel: Mapping[str, Any],
+        inside: str,
+        gateway: Mapping[str, Any],
+        beside: str,
+        network: Mapping[str, Any] | None,
     ) -> None:
         problems = verification.container_problems(asked.kernel, kernel)
         problems += verification.network_problems(asked.kernel, kernel)
-        problems += verification.inside_problems(asked.kernel, inside, self._workspace())
-        found = verification.container_problems(asked.gateway, gateway)
-        found += verification.network_problems(asked.gateway, gateway)
-        found += verification.inside_problems(asked.gateway, beside, self._outside())
+        if asked.network:
+            problems += verification.own_network_problems(asked.network, network or {}, kernel)
+        problems += verification.inside_problems(
+            asked.kernel, inside, self._workspace(), self._hidden, release=self._release
+        )
+        found = verification.gateway_problems(asked.gateway, gateway, beside, outside(self.socket_directory))
         problems += [f"of the gateway: {each}" for each in found]
-        verification.refuse(self._spec.name, problems)
+        verification.refuse(f"sandbox {self._spec.name}", problems)
 
     def _connection(self, key: str, gateway: Mapping[str, Any]) -> ConnectionInfo:
         if self.socket_directory:
             return connections.over_sockets(key, self.socket_directory)
         return connections.over_ports(key, verification.published_ports(gateway))
 
-    async def explain(self, error: BaseException) -> LaunchError | None:
+    async def explain(self, error: BaseException) -> LaunchError | PolicyNotEnforceable | None:
         """Where the kernel's container ended meanwhile, that is the reason, and not what it made fail."""
         if self._kernel is None or not isinstance(error, LaunchError) or isinstance(error, NameTaken | PolicyRefused):
             return None
-        if isinstance(error, Refused) and (incomplete := image.incomplete(self._spec.image, error.detail)):
-            return incomplete
+        if isinstance(error, Refused):
+            if incomplete := image.incomplete(self._spec.image, error.detail):
+                return incomplete
+            if without := capabilities.without_gpus(self._spec, error.detail):
+                return without
         with contextlib.suppress(LaunchError), anyio.move_on_after(5.0):
             inspected = await self._engine.container(self._kernel)
             if (inspected.get("State") or {}).get("Status") not in ("exited", "dead"):

@@ -13,9 +13,11 @@ from typing import Any
 from bridge.errors import LaunchError
 from bridge.launchers.docker.document import GATEWAY_PORTS, Document
 from bridge.launchers.docker.endings import container_ending
+from bridge.launchers.docker.owner import ROLE
 
 # The look from inside: PID 1's own state, the network, the mounts, and whose directories lie behind the bind mounts.
-_FILES = ("/proc/1/status", "/proc/net/dev", "/proc/net/route", "/proc/net/ipv6_route", "/proc/mounts")
+_RELEASE = "/proc/sys/kernel/osrelease"
+_FILES = ("/proc/1/status", "/proc/net/dev", "/proc/net/route", "/proc/net/ipv6_route", "/proc/mounts", _RELEASE)
 _SCRIPT = (
     'for file in "$@"; do printf "==> %s\\n" "$file"; '
     'if [ -d "$file" ]; then stat -c %d:%i "$file"; elif [ -e "$file" ]; then cat "$file"; fi; done; echo "==> end"'
@@ -25,17 +27,16 @@ _SCRIPT = (
 _FALLBACK_DEVICES = frozenset(
     ("tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
 )
-# They have an operating system's kernel of their own, and do not tell about seccomp and mounts as Linux does.
-_OWN_KERNEL_RUNTIMES = frozenset(("runsc", "io.containerd.runsc.v1", "kata", "kata-runtime"))
 _CONFIG_KEYS = (
     *("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Hostname", "Healthcheck", "StopSignal", "Tty"),
     *("OpenStdin", "StdinOnce", "ExposedPorts"),
 )
+_NETWORK_KEYS = ("Name", "Driver", "Internal", "Attachable")
 
 
 @dataclass(frozen=True)
 class Directory:
-    """What a bind mount's target must be inside: the very directory that was checked outside."""
+    """A directory outside, and where it would be inside."""
 
     path: str
     device: int
@@ -47,12 +48,12 @@ def look_inside(directories: Iterable[Directory] = ()) -> list[str]:
     return ["/bin/sh", "-c", _SCRIPT, "sh", *_FILES, *(each.path for each in directories)]
 
 
-def refuse(name: str, problems: list[str]) -> None:
-    """Raise `LaunchError` with every problem, if there is any."""
+def refuse(what: str, problems: list[str], gone: str = "The sandbox was removed before any code ran in it.") -> None:
+    """Raise `LaunchError` with every problem, if there is any; `gone` says what was done about it."""
     if problems:
         raise LaunchError(
-            f"The engine did not make sandbox {name} as it was asked to: {'; '.join(problems)}. The sandbox was "
-            "removed before any code ran in it. Use an engine that does (Docker Engine 20.10 or later was seen to)."
+            f"The engine did not make {what} as it was asked to: {'; '.join(problems)}. {gone} Use an engine that does "
+            "(Docker Engine 20.10 or later was seen to)."
         )
 
 
@@ -97,6 +98,32 @@ def network_problems(asked: Document, engine: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def gateway_problems(
+    asked: Document, engine: Mapping[str, Any], output: str, directories: Iterable[Directory]
+) -> list[str]:
+    """All of that for a gateway, whether it is a start's or comes back; `output` is what `look_inside` printed."""
+    problems = container_problems(asked, engine) + network_problems(asked, engine)
+    return problems + inside_problems(asked, output, directories)
+
+
+def own_network_problems(asked: Document, engine: Mapping[str, Any], kernel: Mapping[str, Any]) -> list[str]:
+    """Compare a kernel's own network with what the engine's inspects say of it (GET /networks/{id}) and of the kernel.
+
+    It must be the very one that the kernel is in, and nobody else may be in it.
+    """
+    problems = [_differs(key, asked[key], engine.get(key)) for key in _NETWORK_KEYS if asked[key] != engine.get(key)]
+    for key in ("Options", "Labels"):  # engines and their configuration add some of their own
+        found = engine.get(key) or {}
+        problems += [_differs(f"{key}.{k}", v, found.get(k)) for k, v in asked[key].items() if found.get(k) != v]
+    there = sorted(engine.get("Containers") or {})
+    if there != [kernel["Id"]]:
+        problems.append(f"the containers {there} are in it in place of the kernel's alone")
+    joined = ((kernel.get("NetworkSettings") or {}).get("Networks") or {}).get(asked["Name"]) or {}
+    if joined.get("NetworkID") != engine.get("Id"):
+        problems.append(f"the kernel is in {joined.get('NetworkID')} in place of {engine.get('Id')}")
+    return [f"of its network: {each}" for each in problems]
+
+
 def published_ports(engine: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the gateway's five ports on the host, in order; raises `LaunchError` where they are not all there."""
     ports = (engine.get("NetworkSettings") or {}).get("Ports") or {}
@@ -108,15 +135,27 @@ def published_ports(engine: Mapping[str, Any]) -> tuple[int, ...]:
         ) from None
 
 
-def inside_problems(asked: Document, output: str, directories: Iterable[Directory] = ()) -> list[str]:
-    """Read what `look_inside` printed in one of the containers."""
+def inside_problems(
+    asked: Document,
+    output: str,
+    directories: Iterable[Directory] = (),
+    hidden: Iterable[Directory] = (),
+    *,
+    release: str = "",
+) -> list[str]:
+    """Read what `look_inside` printed in one of the containers.
+
+    The `directories` must be the very ones that were checked outside, and in the place of the `hidden` another. Under a
+    runtime of the policy's whose system inside is not the engine's, whose `release` that is, seccomp and mounts are not
+    asked about: gVisor and virtual machines do not tell of them as Linux does. A runtime's name says nothing.
+    """
     files = _sections(output)
     if "end" not in files:
         return ["the container cannot be looked into (its image needs /bin/sh, cat and stat)"]
-    own_kernel = asked["HostConfig"].get("Runtime") in _OWN_KERNEL_RUNTIMES
+    own_kernel = bool(asked["HostConfig"].get("Runtime") and release and files.get(_RELEASE) != [release])
     problems = _status_problems(asked, files.get("/proc/1/status", []), own_kernel=own_kernel)
-    if asked["HostConfig"]["NetworkMode"] == "none":
-        problems += _device_problems(files)
+    if asked["Labels"][ROLE] == "kernel":
+        problems += _device_problems(files, others=0 if asked["HostConfig"]["NetworkMode"] == "none" else 1)
     if not own_kernel:
         problems += _place_problems(asked, files.get("/proc/mounts", []))
     for each in directories:
@@ -126,6 +165,10 @@ def inside_problems(asked: Document, output: str, directories: Iterable[Director
                 f"{each.path} inside is not the directory that was checked "
                 f"(device and inode {found} in place of {each.device}:{each.inode})"
             )
+    for each in hidden:
+        found = "".join(files.get(each.path, []))
+        if found in ("", f"{each.device}:{each.inode}"):
+            problems.append(f"{each.path}, with the keys of a docker compose kernel, is not hidden inside")
     return problems
 
 
@@ -143,15 +186,17 @@ def _status_problems(asked: Document, lines: list[str], *, own_kernel: bool) -> 
     ]
 
 
-def _device_problems(files: Mapping[str, list[str]]) -> list[str]:
+def _device_problems(files: Mapping[str, list[str]], *, others: int) -> list[str]:
+    """Check that there is loopback, with just so many other devices, and that no route leads over yet another."""
     devices = {line.partition(":")[0].strip() for line in files.get("/proc/net/dev", [])[2:]}
     problems = []
-    if "lo" not in devices or devices - {"lo"} - _FALLBACK_DEVICES:
-        problems.append(f"the network devices inside are {sorted(devices)} in place of lo")
+    beside = devices - {"lo"} - _FALLBACK_DEVICES
+    if "lo" not in devices or len(beside) != others:
+        problems.append(f"the network devices inside are {sorted(devices)} in place of lo{' and one other' * others}")
     routed = {line.split()[0] for line in files.get("/proc/net/route", [])[1:] if line.strip()}
     routed |= {line.split()[-1] for line in files.get("/proc/net/ipv6_route", []) if line.strip()}
-    if routed - {"lo"}:
-        problems.append(f"there are routes over {sorted(routed - {'lo'})} inside")
+    if routed - {"lo"} - beside:
+        problems.append(f"there are routes over {sorted(routed - {'lo'} - beside)} inside")
     return problems
 
 
@@ -168,11 +213,13 @@ def _place_problems(asked: Document, lines: list[str]) -> list[str]:
     places = dict(asked["HostConfig"]["Tmpfs"])
     for mount in asked["HostConfig"]["Mounts"]:
         if mount["Type"] == "volume":
-            places[mount["Target"]] = mount["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+            options = mount["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+            places[mount["Target"]] = f"{options},ro" if mount["ReadOnly"] else options
     for path, options in places.items():
         kind, found = mounts.get(path, ("nothing", set()))
         wanted = set(options.split(","))
-        expected = wanted & {"nosuid", "nodev", "noexec"}
+        # where nothing can be put, the engine drops the flags that say what could be done with it
+        expected = wanted & ({"ro"} if "ro" in wanted else {"nosuid", "nodev", "noexec"})
         expected |= {f"size={int(each[5:]) // 1024}k" for each in wanted if each.startswith("size=")}
         if kind != "tmpfs" or not expected <= found:
             problems.append(
@@ -217,6 +264,8 @@ def _same(key: str, asked: Any, found: Any) -> bool:
         limits = {each["Name"]: (each["Soft"], each["Hard"]) for each in found or []}
         return all(limits.get(each["Name"]) == (each["Soft"], each["Hard"]) for each in asked)
     if key == "Mounts":
+        return _contains(asked, found)
+    if key == "DeviceRequests" and asked:
         return _contains(asked, found)
     if isinstance(asked, list) and isinstance(found, list) and key not in ("Entrypoint", "Cmd"):
         return sorted(map(repr, asked)) == sorted(map(repr, found))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.errors import LaunchError, PolicyRefused
+from bridge.launchers import COMPOSE_DIRECTORY
 from bridge.launchers.docker.places import User
+from bridge.launchers.docker.verification import Directory
 from bridge.policy import Workspace
 from bridge.policy.places import related
 
@@ -43,6 +46,27 @@ def refuse_private(workspace: Workspace, engine: Path, kernels: Path, keys: Path
                 f"The workspace {workspace.path} is, holds or lies in {place}, {what}, and who has that has more than "
                 "a sandbox may have. Nothing was started. Ask for a directory without it."
             )
+    if COMPOSE_DIRECTORY in workspace.path.parts:
+        raise PolicyRefused(
+            f"The workspace {workspace.path} is or lies in {COMPOSE_DIRECTORY}, with the keys of a docker compose "
+            "kernel. Nothing was started. Ask for a directory elsewhere."
+        )
+
+
+def to_hide(workspace: Workspace, known: Iterable[Path]) -> list[Directory]:
+    """Return the directories in a workspace that hold a docker compose kernel's key and its MCP server's token.
+
+    A project is a workspace all the same: there the kernel sees an empty directory. Looked for are the workspace's own
+    and the `known` ones, not all that lie below it, which may be millions.
+    """
+    found = {}
+    for directory in (workspace.path / COMPOSE_DIRECTORY, *known):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a loop of symlinks, before Python 3.13
+            real = directory.resolve(strict=True)
+            if real.is_dir() and workspace.path in real.parents:
+                about = real.stat()
+                found[real] = Directory(str(real), about.st_dev, about.st_ino)
+    return list(found.values())
 
 
 def check_access(workspace: Workspace, user: User | None, caller: User) -> None:

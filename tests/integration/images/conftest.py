@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import queue
 import socket
@@ -23,6 +22,7 @@ from docker.types import Mount
 from jupyter_client import BlockingKernelClient  # type: ignore[attr-defined]
 
 from bridge.launchers.docker import build as building
+from tests.images import program
 
 LABEL = "io.kernel-bridge.test-images"
 UID = 234_567  # nobody in the image's /etc/passwd
@@ -133,6 +133,12 @@ class Lab:
         _start_with_input(container, line, then_close=then_close)
         return container
 
+    def supervisor_with_file(self, name: str) -> Container:
+        """Create a supervisor that is to read its line from a file: `orders` is one, `link` leads there."""
+        line = json.dumps({"connection": CONNECTION, "environment": {}})
+        script = 'printf \'%s\\n\' "$0" >/tmp/orders; ln -s orders /tmp/link; exec "$@"'
+        return self.container(["sh", "-c", script, line, *SUPERVISOR, f"/tmp/{name}"], volume=self.volume())
+
     def kernel(self, connection: Mapping[str, Any] | None = None, **options: Any) -> Kernel:
         """A running kernel under its supervisor, and a gateway to it."""
         volume = self.volume()
@@ -239,32 +245,29 @@ def shared_kernel(engine: docker.DockerClient, image: str) -> Iterator[Kernel]:
         lab.close()
 
 
-def _load(name: str) -> ModuleType:
-    file = building.images_directory() / "python" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"image_{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)  # what lies in images/ goes into the wheel
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def supervisor() -> ModuleType:
-    return _load("supervisor")
+    return program("supervisor")
 
 
 @pytest.fixture(scope="session")
 def seal() -> ModuleType:
-    return _load("seal")
+    return program("seal")
 
 
 @pytest.fixture(scope="session")
 def gateway() -> ModuleType:
-    return _load("gateway")
+    return program("gateway")
+
+
+@pytest.fixture(scope="session")
+def proxy() -> ModuleType:
+    return program("proxy")
+
+
+@pytest.fixture(scope="session")
+def egress(proxy: ModuleType) -> ModuleType:
+    return sys.modules[proxy.Rules.__module__]  # the very one that the proxy uses
 
 
 @pytest.fixture

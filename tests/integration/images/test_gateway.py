@@ -164,6 +164,13 @@ def test_other_containers_are_turned_away_while_the_host_is_served(lab: Lab, set
         assert end.recv(1) == b"x"
 
 
+def test_a_health_check_in_the_gateways_own_container_is_served(setup: Setup) -> None:
+    probe = (
+        "import socket; end = socket.create_connection(('127.0.0.1', 5001), 20); end.sendall(b'x'); print(end.recv(1))"
+    )
+    assert setup.gateway.exec_run(["/opt/kernel/bin/python", "-c", probe]).output == b"b'x'\n"
+
+
 def test_the_gateway_ends_with_its_kernels_container(setup: Setup) -> None:
     with setup.connect(5001) as end:
         setup.kernel.kill()
@@ -175,6 +182,35 @@ def test_the_gateway_ends_with_its_kernels_container(setup: Setup) -> None:
 def test_the_terminate_signal_ends_the_gateway(setup: Setup) -> None:
     setup.gateway.kill("TERM")
     assert setup.gateway.wait(timeout=SECONDS)["StatusCode"] == 0
+
+
+HANGING = """
+import runpy, socket, sys, threading
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+sys.argv = ["gateway.py", "--egress", '{"allow": [["index.example", 443, []]], "upstream": null}']
+runpy.run_path("/opt/kernel-bridge/gateway.py", run_name="__main__")
+"""
+ASKING = """
+import socket
+end = socket.socket(socket.AF_UNIX)
+end.connect("/run/kernel-bridge-egress/proxy")
+end.sendall(b"CONNECT index.example:443 HTTP/1.1\\r\\n\\r\\n")
+print(end.recv(12))
+"""
+
+
+def test_a_lookup_that_hangs_does_not_keep_the_gateway_there(lab: Lab) -> None:
+    # a resolver that never answers cannot be had for real: the system's own gives up after some seconds
+    place = {"/run/kernel-bridge-egress": "rw,mode=0777"}
+    python = "/opt/kernel/bin/python"
+    gateway = lab.container([python, "-I", "-c", HANGING], volume=lab.volume(), network_mode="bridge", tmpfs=place)
+    gateway.start()
+    events = lab.events(gateway)
+    assert events.next()["event"] == "listening"
+    assert gateway.exec_run([python, "-c", ASKING]).output == b"b'HTTP/1.1 504'\n"
+    gateway.kill("TERM")
+    assert gateway.wait(timeout=SECONDS)["StatusCode"] == 0
+    assert [each["event"] for each in events.rest()] == ["refused", "ended"]
 
 
 def test_more_connections_than_allowed_are_closed_and_the_rest_go_on(setup: Setup) -> None:

@@ -88,6 +88,28 @@ print(passed)
     assert events[1]["cause"] == "restart"
 
 
+def test_a_signal_from_what_the_engine_runs_inside_is_not_obeyed_though_no_filter_holds_it(lab: Lab) -> None:
+    kernel = lab.kernel()
+    kernel.run("x = 1")
+    for name in ("HUP", "TERM"):
+        assert kernel.container.exec_run(["sh", "-c", f"kill -{name} 1"]).exit_code == 0
+    assert kernel.run("print(x)") == "1\n"
+    kernel.container.kill("HUP")
+    assert [kernel.events.next()["event"] for _ in range(3)] == ["started", "ended", "started"]
+    kernel.client.wait_for_ready(timeout=30)
+    assert kernel.run("print('x' in globals())") == "False\n"
+
+
+def test_a_hang_up_from_outside_leaves_nothing_of_the_old_kernel(lab: Lab) -> None:
+    kernel = lab.kernel()
+    kernel.run("import subprocess; subprocess.Popen(['setsid', '-f', 'sleep', '1000'], start_new_session=True).wait()")
+    kernel.container.kill("HUP")
+    assert [kernel.events.next()["event"] for _ in range(3)] == ["started", "ended", "started"]
+    kernel.client.wait_for_ready(timeout=30)
+    found = "import pathlib; print(sorted(f.read_text().strip() for f in pathlib.Path('/proc').glob('[0-9]*/comm')))"
+    assert kernel.run(found) == "['python', 'python']\n"
+
+
 def test_the_interrupt_signal_from_outside_interrupts_the_running_cell(lab: Lab) -> None:
     kernel = lab.kernel()
     request = kernel.client.execute("print('go', flush=True); import time; time.sleep(100)", stop_on_error=False)
@@ -287,6 +309,10 @@ def test_a_kernel_that_makes_the_supervisor_its_tracer_does_not_end_it(lab: Lab)
 CLUTTER = """
 import os, pathlib
 for place in map(pathlib.Path, ("/run/kernel", "/run/kernel-bridge")):
+    os.chdir(place)
+    for _ in range(20):
+        os.mkdir("x" * 255)
+        os.chdir("x" * 255)
     for name in ("connection.json", "k-1"):
         (place / name).unlink(missing_ok=True)
         (place / name / "deep").mkdir(parents=True)
@@ -306,6 +332,54 @@ def test_what_code_leaves_in_the_place_of_the_kernels_files_does_not_keep_the_ne
     assert (started["event"], started["epoch"]) == ("started", 2)
     kernel.client.wait_for_ready(timeout=30)
     assert kernel.run("print(1)") == "1\n"
+
+
+FULL = """
+import os
+for place in ("/tmp", "/home/kernel"):
+    with open(f"{place}/filler", "wb", buffering=0) as out:
+        try:
+            while out.write(bytes(1 << 16)):
+                pass
+        except OSError:
+            pass
+os._exit(0)
+"""
+
+
+def test_a_kernel_that_starts_where_everything_is_full_runs_the_cells_that_make_room(lab: Lab) -> None:
+    kernel = lab.kernel()
+    end_and_restart(kernel, FULL)
+    kernel.client.wait_for_ready(timeout=30)
+    assert kernel.run("import os; os.unlink('/tmp/filler'); print(open('/tmp/new', 'w').write('x'))") == "1\n"
+
+
+REPLACED = """
+import os
+os.chdir("/run/kernel-bridge")
+os.unlink("life")
+os.mkdir("life")
+try:
+    for number in range(1000):
+        open(f"life/{number}", "x").close()
+except OSError:
+    pass
+os._exit(0)
+"""
+
+
+def test_who_puts_something_in_the_place_of_the_sign_of_life_ends_neither_the_kernel_nor_a_gateway(lab: Lab) -> None:
+    kernel = lab.kernel()
+    _, started = end_and_restart(kernel, REPLACED)
+    assert (started["event"], started["epoch"]) == ("started", 2)
+    kernel.client.wait_for_ready(timeout=30)
+    assert kernel.run("print(1)") == "1\n", "through the gateway that was there before"
+    (volume,) = (each["Name"] for each in kernel.container.attrs["Mounts"] if each["Type"] == "volume")
+    later, events = lab.gateway(volume)
+    assert [events.next()["event"] for _ in range(2)] == ["listening", "ready"]
+    kernel.container.kill("TERM")
+    for gateway in (kernel.gateway, later):
+        assert gateway.wait(timeout=30)["StatusCode"] == 0
 
 
 @pytest.mark.parametrize("name", ["mem", "environ", "maps", "fd/0"])
@@ -405,6 +479,15 @@ def test_nonsense_on_standard_input_ends_the_container_without_repeating_it(lab:
     assert said in event["text"]
     assert "half-of-the-ke" not in event["text"]
     assert "secret" not in event["text"]
+
+
+def test_the_line_may_come_from_a_file_that_is_named_and_never_from_a_link(lab: Lab) -> None:
+    for name, event in (("orders", "started"), ("link", "failed"), ("missing", "failed")):
+        container = lab.supervisor_with_file(name)
+        container.start()
+        said = lab.events(container).next()
+        assert said["event"] == event
+        assert event == "started" or f"/tmp/{name} cannot be read" in said["text"]
 
 
 def test_a_kernel_that_ends_again_and_again_is_slowed_down_until_somebody_asks_for_it(lab: Lab) -> None:

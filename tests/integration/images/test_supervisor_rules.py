@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,8 @@ def test_a_good_line_is_taken_as_it_is(supervisor: Any) -> None:
         orders({**CONNECTION, "shell_port": True}),
         orders({**CONNECTION, "hb_port": 70_000}),
         orders({**CONNECTION, "hb_port": "5"}),
+        orders()[:-1] + b', "proxy": 1}',
+        orders()[:-1] + b', "certificates": null}',
         orders(environment=["x"]),
         orders(environment={"A=B": "x"}),
         orders(environment={"": "x"}),
@@ -118,7 +125,8 @@ def test_an_engine_that_shows_no_counters_is_not_an_error(supervisor: Any, tmp_p
 
 def test_the_kernels_environment_holds_nothing_that_was_not_chosen(supervisor: Any) -> None:
     own = {"HOME": "/h", "TZ": "UTC", "OMP_NUM_THREADS": "2", "LD_PRELOAD": "/evil.so", "PATH": "/odd"}
-    assert supervisor.kernel_environment(own, {"GIVEN": "1"}) == {
+    given = supervisor.read_orders(orders(environment={"GIVEN": "1"}))
+    assert supervisor.kernel_environment(own, given) == {
         "HOME": "/h",
         "USER": "kernel",
         "LOGNAME": "kernel",
@@ -130,18 +138,145 @@ def test_the_kernels_environment_holds_nothing_that_was_not_chosen(supervisor: A
     }
 
 
-def test_a_place_is_emptied_of_whatever_lies_there_but_what_is_kept(supervisor: Any, tmp_path: Path) -> None:
+def test_a_proxy_and_certificates_are_told_to_programs_only_where_they_are(supervisor: Any) -> None:
+    line = json.loads(orders(environment={"PIP_CERT": "/mine.pem"})) | {"proxy": True, "certificates": "PEM"}
+    there = supervisor.kernel_environment({}, supervisor.read_orders(json.dumps(line).encode()))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        assert there[name] == "http://127.0.0.1:3128"
+    assert there["NO_PROXY"] == there["no_proxy"] == "localhost,127.0.0.1,::1"
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        assert there[name] == "/run/kernel/certificates.pem"
+    assert there["PIP_CERT"] == "/mine.pem", "what was asked for by name stays"
+    without = supervisor.kernel_environment({}, supervisor.read_orders(orders()))
+    assert not {name for name in without if "PROXY" in name.upper() or "CERT" in name or "BUNDLE" in name}
+
+
+def test_a_place_is_emptied_of_whatever_lies_there(supervisor: Any, tmp_path: Path) -> None:
     place, precious = tmp_path / "place", tmp_path / "precious"
     (place / "deep" / "deeper").mkdir(parents=True)
     precious.mkdir()
     (precious / "file").touch()
-    for name in ("life", "other"):
-        (place / name).touch()
+    (place / "file").touch()
     (place / "link").symlink_to(precious)
     (place / "dangling").symlink_to("nowhere")
     (place / "deep" / "deeper").chmod(0)
     place.chmod(0o500)
-    supervisor.empty(place, keep=place / "life")
-    assert [each.name for each in place.iterdir()] == ["life"]
+    supervisor.empty(place)
+    assert not list(place.iterdir())
     assert (precious / "file").exists()
     assert place.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("levels", "name"), [(40, "x" * 255), (3000, "y")], ids=["a path too long", "too deep"])
+def test_a_place_is_emptied_of_what_is_deeper_than_a_path_or_a_recursion_may_be(
+    supervisor: Any, tmp_path: Path, levels: int, name: str
+) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(os.open("file", os.O_CREAT, dir_fd=below))
+        os.close(at)
+        at = below
+    os.close(at)
+    supervisor.empty(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def ended(end: socket.socket) -> bool:
+    try:
+        return end.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def connected(life: Path) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX)
+    end.settimeout(0)
+    end.connect(str(life))
+    return end
+
+
+def test_the_socket_that_tells_of_the_supervisors_end_is_made_anew_and_who_was_connected_stays_so(
+    supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LIFE", tmp_path / "life")
+    monkeypatch.setattr(supervisor, "HELD", 2)
+    life = supervisor.Life()
+    life.listen()
+    with contextlib.ExitStack() as ends:
+        first = ends.enter_context(connected(tmp_path / "life"))
+        connected(tmp_path / "life").close()  # somebody who is gone by then
+        for _ in range(2):
+            supervisor.empty(tmp_path)  # as before each start; what lay there may have been anything
+            life.listen()
+        second = ends.enter_context(connected(tmp_path / "life"))
+        life.listen()
+        assert not ended(first)
+        assert not ended(second)
+        more = [ends.enter_context(connected(tmp_path / "life")) for _ in range(3)]
+        life.listen()
+        assert [ended(each) for each in (first, second, *more)] == [False, False, True, True, True]
+        life.close()
+        assert ended(first)
+        assert ended(second)
+
+
+def test_a_sign_of_life_that_could_not_be_made_once_is_made_the_next_time(
+    supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LIFE", tmp_path / "life")
+    life = supervisor.Life()
+    life.listen()
+    with connected(tmp_path / "life") as end:
+        (tmp_path / "life").unlink()
+        (tmp_path / "life").mkdir()
+        for _ in range(2):
+            with pytest.raises(OSError, match="life"):
+                life.listen()
+        (tmp_path / "life").rmdir()
+        life.listen()
+        connected(tmp_path / "life").close()
+        assert not ended(end)
+    life.close()
+
+
+@pytest.mark.parametrize("there", ["file", "link", "dangling link"])
+def test_the_key_is_written_into_a_file_that_was_not_there_and_never_through_a_link(
+    supervisor: Any, tmp_path: Path, there: str
+) -> None:
+    place, other = tmp_path / "connection.json", tmp_path / "other"
+    if there == "link":
+        other.write_text("before")
+    place.write_text("before") if there == "file" else place.symlink_to(other)
+    with pytest.raises(FileExistsError):
+        supervisor.write_anew(place, "the key")
+    assert other.exists() is (there == "link")
+    assert not other.exists() or other.read_text() == "before"
+
+
+def test_the_file_with_the_key_is_for_its_owner_alone_whatever_the_umask(supervisor: Any, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        supervisor.write_anew(tmp_path / "connection.json", "the key")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "connection.json").stat().st_mode) == 0o600
+    assert (tmp_path / "connection.json").read_text() == "the key"
+
+
+@pytest.mark.parametrize(
+    ("code", "sender", "outside"),
+    [
+        (0, 0, True),  # kill, from a process that nobody in here can see
+        (0, 7, False),
+        (-1, 0, False),  # rt_sigqueueinfo, whose caller writes the sender himself
+        (-6, 0, False),  # tgkill
+        (128, 0, False),  # the operating system
+    ],
+)
+def test_a_signal_from_outside_is_told_by_its_code_and_its_sender_together(
+    *, supervisor: Any, code: int, sender: int, outside: bool
+) -> None:
+    told = signal.struct_siginfo((signal.SIGTERM, code, 0, sender, 0, 0, 0))
+    assert supervisor.from_outside(told) is outside

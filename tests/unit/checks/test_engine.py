@@ -22,6 +22,7 @@ FACTS = EngineFacts(
     shares_sockets=True,
     runtimes=("runc",),
     missing_limits=(),
+    counts_sockets=True,
     warnings=(),
     clock_ahead=0.1,
     storage=Path("/var/lib/docker"),
@@ -40,6 +41,7 @@ def test_an_engine_without_a_fault() -> None:
     ("changes", "check", "level", "said", "cure"),
     [
         ({"missing_limits": ("swap",)}, "limits", "fail", "cannot limit swap", "swapaccount=1"),
+        ({"counts_sockets": False}, "limits", "warn", "what waits in TCP and UDP sockets is not in the", "cgroup v2"),
         ({"warnings": ("WARNING: API is open",)}, "engine warns", "warn", "API is open", "docker info"),
         ({"free": 2**20}, "image storage", "warn", "1MiB free", "docker system df"),
         ({"clock_ahead": 90.0}, "clock", "warn", "90 s ahead of", "NTP"),
@@ -53,6 +55,17 @@ def test_each_fault_has_its_level_and_its_cure(
     assert (fault.check, fault.level) == (check, level)
     assert said in fault.found
     assert cure in (fault.cure or "")
+
+
+def test_gpus_that_no_look_can_find_are_a_warning_and_only_where_the_policy_gives_some() -> None:
+    (found,) = [each for each in judged(FACTS, dataclasses.replace(SPEC, gpus=2)) if each.level != "ok"]
+    assert (found.check, found.level) == ("gpus", "warn")
+    assert "every sandbox 2 of them" in found.found
+
+
+def test_a_runtime_that_containerd_finds_by_its_name_is_a_warning_until_a_start() -> None:
+    [found] = [each for each in judged(FACTS, dataclasses.replace(SPEC, runtime="io.containerd.runsc.v1")) if each.cure]
+    assert (found.check, found.level) == ("runtime", "warn")
 
 
 @pytest.mark.parametrize(("changes", "check"), [({"runtime": "runsc"}, "runtime"), ({"network": "none"}, "network")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +58,17 @@ def test_a_missing_name_is_told_with_those_near_it() -> None:
         read_object(told({"missing": "a.prise", "wanted": "prise", "names": ["price", 3, "other"]}))
     with pytest.raises(UsageError, match="list_variables shows what there is"):
         read_object(told({"missing": "x", "wanted": "x", "names": []}))
+
+
+def test_a_missing_name_is_looked_for_in_no_time_whatever_names_are_told() -> None:
+    letters = [chr(0xA1 + number) for number in range(100)] * 10
+    shuffled = random.Random(1)  # noqa: S311 - for sequences with which difflib takes long
+    wanted, *names = ["".join(shuffled.sample(letters, len(letters))) for _ in range(1001)]
+    answer = told({"missing": "x", "wanted": wanted, "names": names})
+    before = time.process_time()
+    with pytest.raises(UsageError, match=r"There is no x in the kernel\."):
+        read_object(answer)
+    assert time.process_time() - before < 1
 
 
 @pytest.mark.parametrize("name", ["x", " df ", "np.linalg.norm", "d['k']", 'd["k"][0].x', "xs[-1]", "d[None]", "größe"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,7 @@ TAKES: dict[str, set[str]] = {
     "sandbox.egress[0].host": {"text"},
     "sandbox.egress[0].port": {"number"},
     "sandbox.egress[0].allow_addresses": {"list"},
+    "sandbox.upstream_proxy": {"text", "null"},
     "sandbox.ca_bundle": {"text", "null"},
     "sandbox.limits": {"mapping"},
     "sandbox.limits.memory": {"text"},
@@ -69,8 +71,14 @@ TAKES: dict[str, set[str]] = {
     "calls.kept_output": {"text", "null"},
     "audit": {"mapping"},
     "audit.file": {"text", "null"},
+    "audit.code": {"text"},
+    "audit.max_size": {"text"},
+    "audit.keep": {"number"},
 }
-ONE_NUMBER = {"version", "sandbox.egress[0].port", "sandbox.limits.pids", "sandbox.gpus", "sandbox.max_running"}
+ONE_NUMBER = {
+    *("version", "sandbox.egress[0].port", "sandbox.limits.pids", "sandbox.gpus", "sandbox.max_running"),
+    "audit.keep",
+}
 """Those that take whole numbers only, so that 7.5 is wrong as well."""
 
 
@@ -90,7 +98,7 @@ BUILT_IN_AS_JSON = json.dumps(read(built_in_text()).value)
 
 
 def valid() -> dict[str, Any]:
-    """Every setting that can be written, with a valid value; `egress` has the shape of one."""
+    """Every setting that can be written, with a valid value."""
     values = json.loads(BUILT_IN_AS_JSON)
     values["sandbox"]["images"][0]["digests"] = ["sha256:" + "0" * 64]
     values["sandbox"]["egress"] = [{"host": "a.example", "port": 443, "allow_addresses": ["10.0.0.0/8"]}]
@@ -147,12 +155,8 @@ def test_the_file_itself_refuses_a_key_that_it_does_not_know(setting: str) -> No
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("sandbox.egress", [{"host": "a.example", "port": 443}]),
-        ("sandbox.ca_bundle", "/etc/ssl/certs/ca.pem"),
-        ("sandbox.gpus", 1),
         ("sandbox.idle_timeout", "24h"),
         ("sandbox.max_lifetime", "7d"),
-        ("audit.file", "/var/log/x.jsonl"),
     ],
 )
 @pytest.mark.usefixtures("home")
@@ -213,6 +217,151 @@ def test_the_built_in_policy_is_the_design() -> None:
     assert policy.calls.model_dump() == {
         "timeout": 45.0, "max_timeout": 3600.0, "max_output": 48 * KiB, "max_result": 900 * KiB, "kept_output": GiB,
     }  # fmt: skip
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"host": "a.example", "port": 443} | changes
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("pypi.example.org", "xn--mnchen-3ya.example", "index", "a-b.example", "10.1.2.3", "2001:db8::1"),
+        *("1password.example", "0x.example", "localhost.example", f"{'a' * 63}.example", "169.254.169.254"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_a_host_is_one_exact_name_or_address(host: str) -> None:
+    (read_back,) = parse(replaced("sandbox.egress", [entry(host=host)]), origin="X").sandbox.egress
+    assert (read_back.host, read_back.port) == (host, 443)
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        *((host, "is not a host's name") for host in ("", "*", "*.example", "a.*", "?.example", "[ab].example")),
+        *((host, "is not a host's name") for host in ("a.example:443", "https://a.example", "a.example/simple")),
+        *(
+            (host, "is not a host's name")
+            for host in ("me@a.example", "me:secret@a.example", "a.example?x", "a.example#")
+        ),
+        *(
+            (host, "is not a host's name")
+            for host in ("a.example.", ".a.example", "a..example", "-a.example", "a-.example")
+        ),
+        *(
+            (host, "is not a host's name")
+            for host in ("A.example", "münchen.example", "\u0430.example", "a b.example", "a_b.example")
+        ),
+        *(
+            (host, "is not a host's name")
+            for host in (f"{'a' * 64}.example", "a.example\\evil", "a%2eexample", "[::1]", "10.0.0.0/8")
+        ),
+        *(
+            (host, "read as an address")
+            for host in ("127.1", "2130706433", "0x7f.1", "0x7f000001", "010.0.0.1", "1.2.3.4.5", "a.1")
+        ),
+        *((host, "where nothing listens") for host in ("localhost", "a.localhost")),
+        *((host, "the loopback address") for host in ("127.0.0.1", "127.8.8.8", "::1")),
+        *((host, "no host's address") for host in ("0.0.0.0", "::")),
+        *((host, "of no single host") for host in ("224.0.0.1", "ff02::1")),
+        *((host, "another usual form") for host in ("2001:DB8::1", "2001:db8:0:0::1")),
+        *((host, "which is compared as IPv4") for host in ("::ffff:10.0.0.1", "::ffff:a00:1")),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_anything_else_than_one_host_is_refused(host: str, why: str) -> None:
+    with pytest.raises(PolicyError, match=f"sandbox.egress\\[0\\].host: .*{re.escape(why)}"):
+        parse(replaced("sandbox.egress", [entry(host=host)]), origin="X")
+
+
+@pytest.mark.parametrize("network", ["10.1.2.0/24", "10.1.2.3", "fd00::/8", "169.254.169.254/32", "100.64.0.0/10"])
+@pytest.mark.usefixtures("home")
+def test_addresses_that_are_not_public_can_be_allowed_by_their_range(network: str) -> None:
+    (read_back,) = parse(replaced("sandbox.egress", [entry(allow_addresses=[network])]), origin="X").sandbox.egress
+    assert [each.partition("/")[0] for each in read_back.allow_addresses] == [network.partition("/")[0]]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.0/8",
+            "127.0.0.1",
+            "::1",
+            "224.0.0.0/4",
+            "0.0.0.0",
+            "ff00::/8",
+            "::ffff:0:0/96",
+        ),
+        *("10.0.0.1/8", "10.0.0.0/33", "10.0.0.0-10.0.0.9", "a.example", "", "10.0.0.0/255.0.0.0/8"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_a_range_that_is_none_or_holds_what_is_no_host_is_refused(network: str) -> None:
+    with pytest.raises(PolicyError, match=r"sandbox.egress\[0\].allow_addresses\[0\]: .*write"):
+        parse(replaced("sandbox.egress", [entry(allow_addresses=[network])]), origin="X")
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy.example.org:3128", "http://10.1.2.3:8080/", "http://172.17.0.1:3128"])
+@pytest.mark.usefixtures("home")
+def test_an_upstream_proxy_is_a_host_and_a_port(proxy: str) -> None:
+    values = {"version": 1, "sandbox": {"egress": [entry()], "upstream_proxy": proxy}}
+    assert parse(json.dumps(values), origin="X").sandbox.upstream_proxy == proxy.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [
+        ("http://me:s3cret@proxy.example.org:3128", "holds a name or password"),
+        ("http://me@proxy.example.org:3128", "holds a name or password"),
+        ("https://proxy.example.org:3128", "not a proxy's address"),
+        ("socks5://proxy.example.org:1080", "not a proxy's address"),
+        ("proxy.example.org:3128", "not a proxy's address"),
+        ("http://proxy.example.org", "not a proxy's address"),
+        ("http://proxy.example.org:0", "not a proxy's address"),
+        ("http://proxy.example.org:70000", "not a proxy's address"),
+        ("http://proxy.example.org:3128/path", "not a proxy's address"),
+        ("http://127.0.0.1:3128", "the gateway's own container"),
+        ("http://localhost:3128", "where nothing listens"),
+        ("http://*.example.org:3128", "without a pattern"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_an_upstream_proxy_that_cannot_be_used_is_refused_and_no_password_is_repeated(proxy: str, why: str) -> None:
+    with pytest.raises(PolicyError, match=f"sandbox.upstream_proxy: .*{re.escape(why)}") as caught:
+        parse(replaced("sandbox.upstream_proxy", proxy), origin="X")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("egress", "upstream", "where", "why"),
+    [
+        ([entry(), entry()], None, "egress", "listed twice with the same port: a.example 443"),
+        ([entry(port=port) for port in range(1, 130)], None, "egress", "these are 129 hosts; write at most 128"),
+        (
+            [entry(allow_addresses=[f"10.0.{each}.0/24" for each in range(17)])],
+            None,
+            "egress[0].allow_addresses",
+            "these are 17 ranges; write at most 16",
+        ),
+        (
+            [entry(allow_addresses=["10.0.0.0/8"])],
+            "http://p.example:3128",
+            "upstream_proxy",
+            "of a.example cannot be held",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_egress_that_says_more_than_is_held_is_refused(
+    egress: list[object], upstream: str | None, where: str, why: str
+) -> None:
+    values = {"version": 1, "sandbox": {"egress": egress, "upstream_proxy": upstream}}
+    with pytest.raises(PolicyError, match=f"sandbox.{re.escape(where)}: .*{re.escape(why)}"):
+        parse(json.dumps(values), origin="X")
 
 
 @pytest.mark.parametrize("model", [PolicyFile, Policy])

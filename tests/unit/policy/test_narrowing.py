@@ -67,6 +67,7 @@ WIDER: dict[str, tuple[Any, Any, Any]] = {
         (HOST.model_copy(update={"allow_addresses": ("0.0.0.0/0",)}),),
         (HOST,),
     ),
+    "sandbox.upstream_proxy": (None, "http://proxy.example:3128", None),
     "sandbox.ca_bundle": (None, Path("/x.pem"), None),
     "sandbox.limits.memory": (2 << 30, (2 << 30) + 1, 1 << 30),
     "sandbox.limits.cpus": (2.0, 2.5, 1.0),
@@ -95,12 +96,16 @@ WIDER: dict[str, tuple[Any, Any, Any]] = {
     "calls.max_output": (49152, 49153, 1024),
     "calls.max_result": (921600, 921601, 921600),
     "calls.kept_output": (2 << 20, 3 << 20, None),
-    "audit.file": (Path("/var/log/a.jsonl"), None, Path("/var/log/a.jsonl")),
+    "audit.file": (Path("/var/log/a.jsonl"), Path("/home/me/a.jsonl"), None),
 }
 NO_ORDER_OF_ITS_OWN = {
     "origin": "where a policy comes from allows nothing",
+    "lines": "where its settings are written allows nothing",
     "sandbox.default_image": "the model refuses one that images, which are compared, do not allow",
     "calls.timeout": "the model refuses one above max_timeout, which is compared",
+    "audit.code": "where the system has a file, its whole audit is in force",
+    "audit.max_size": "as audit.code",
+    "audit.keep": "as audit.code",
 }
 
 
@@ -140,8 +145,14 @@ def test_the_same_or_a_narrower_value_is_not_wider(setting: str) -> None:
         ("sandbox.runtime", "runsc", "runc"),
         ("sandbox.runtime", "kata", "runsc"),
         ("sandbox.idle_timeout", 60.0, 61.0),
+        ("sandbox.egress", (), (HOST,)),
+        ("sandbox.egress", (Egress(host="a.example", port=443),), (HOST,)),
+        ("sandbox.egress", (HOST,), (HOST.model_copy(update={"allow_addresses": ("10.0.0.0/7",)}),)),
+        ("sandbox.egress", (HOST,), (HOST.model_copy(update={"allow_addresses": ("fd00::/8",)}),)),
+        ("sandbox.egress", (HOST,), (HOST.model_copy(update={"host": "b.a.example"}),)),
+        ("sandbox.upstream_proxy", "http://proxy.example:3128", None),
+        ("sandbox.upstream_proxy", "http://proxy.example:3128", "http://other.example:3128"),
         ("sandbox.ca_bundle", Path("/x.pem"), None),
-        ("audit.file", Path("/var/log/a.jsonl"), Path("/home/me/a.jsonl")),
         ("calls.kept_output", 1, 2),
         ("attach.directories", ("runtime",), ("/srv/a",)),
         ("attach.directories", ("/srv/a",), ("/srv/ab",)),
@@ -165,6 +176,10 @@ def test_other_ways_to_be_wider_are_found(setting: str, ceiling: object, wider: 
         ("sandbox.network", "open", "none"),
         ("sandbox.runtime", None, "runsc"),
         ("sandbox.idle_timeout", None, 60.0),
+        ("sandbox.egress", (HOST,), ()),
+        ("sandbox.egress", (HOST,), (Egress(host="a.example", port=443),)),
+        ("sandbox.egress", (HOST,), (HOST.model_copy(update={"allow_addresses": ("10.1.2.0/24", "10.9.0.1/32")}),)),
+        ("sandbox.upstream_proxy", "http://proxy.example:3128", "http://proxy.example:3128"),
         ("audit.file", None, Path("/home/me/a.jsonl")),
         ("calls.kept_output", 1, None),
         ("attach.directories", ("runtime", "/srv/a"), ("runtime",)),
@@ -178,9 +193,9 @@ def test_other_ways_to_be_narrower_are_taken(setting: str, ceiling: object, narr
 def test_every_wider_setting_is_listed() -> None:
     policy = changed(changed(built_in(), "sandbox.limits.pids", 600), "sandbox.environment", ("TZ", "LANG"))
     assert wider_than(policy, built_in()) == [
-        "sandbox.limits.pids: 600 is more than the system's 512; write at most that",
-        "sandbox.environment: TZ is not among the system's; allowed are none",
-        "sandbox.environment: LANG is not among the system's; allowed are none",
+        "sandbox.limits.pids: 600 is more than the system's 512; write at most that (built in; the system's: built in)",
+        "sandbox.environment: TZ is not among the system's; allowed are none (built in; the system's: built in)",
+        "sandbox.environment: LANG is not among the system's; allowed are none (built in; the system's: built in)",
     ]
 
 

@@ -91,12 +91,13 @@ def test_a_home_behind_a_symlink_is_still_the_home(home: Path, tmp_path: Path, m
     assert "the home directory itself" in refusal(places.refuse_source, home)
 
 
+@pytest.mark.parametrize("scheme", ["unix://", ""])
 @pytest.mark.parametrize("variable", ["DOCKER_HOST", "KERNEL_BRIDGE_DOCKER_HOST"])
 def test_the_socket_of_the_engine_in_use_and_its_directories_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, scheme: str
 ) -> None:
     directory = tmp_path.resolve() / "a" / "b"
-    monkeypatch.setenv(variable, f"unix://{directory}/engine.sock")
+    monkeypatch.setenv(variable, f"{scheme}{directory}/engine.sock")
     assert "engine.sock" in refusal(places.refuse_source, directory)
     assert "engine.sock" in refusal(places.refuse_source, directory.parent)
     places.refuse_source(directory / "other")
@@ -121,6 +122,42 @@ def test_engines_in_the_home_directory_are_refused(home: Path, inside: str) -> N
 )
 def test_no_workspace_holds_the_policy_or_the_keys_of_other_kernels(home: Path, inside: str, fragment: str) -> None:
     assert fragment in refusal(places.refuse_workspace, home / inside)
+
+
+def test_no_workspace_holds_a_link_on_the_way_to_what_is_private(home: Path) -> None:
+    # ~/.config → projects/dotfiles/config → ~/elsewhere: who may write in dotfiles says where the policy is
+    (home / "projects" / "dotfiles").mkdir()
+    (home / "elsewhere").mkdir()
+    (home / ".config").symlink_to("projects/dotfiles/config")
+    (home / "projects" / "dotfiles" / "config").symlink_to(home / "elsewhere")
+    assert "the user's policy" in refusal(places.refuse_workspace, home / "projects" / "dotfiles")
+    assert "the user's policy" in refusal(places.refuse_workspace, home / "projects")
+    assert "the user's policy" in refusal(places.refuse_workspace, home / "elsewhere")
+    (home / "projects" / "app").mkdir()
+    places.refuse_workspace(home / "projects" / "app")
+
+
+@pytest.mark.parametrize(
+    ("way", "held"),
+    [
+        ("a/file", ["", "a"]),
+        ("link/file", ["", "a", "b"]),  # link → a/inner → ../b
+        ("a/../b/file", ["", "b"]),
+        ("loop/file", [""]),
+        ("gone/file", ["", "gone"]),
+    ],
+)
+def test_who_may_write_in_a_directory_on_the_way_to_a_file_may_replace_it(
+    tmp_path: Path, way: str, held: list[str]
+) -> None:
+    root = tmp_path.resolve()
+    for name in ("a", "b", "c"):
+        (root / name).mkdir()
+    (root / "link").symlink_to("a/inner")
+    (root / "a" / "inner").symlink_to("../b")
+    (root / "loop").symlink_to("loop")
+    for name in ("", "a", "b", "c", "gone"):
+        assert places.holds(root / name, root / way) is (name in held), name
 
 
 def test_the_places_of_jupyter_and_of_the_policy_follow_the_environment(

@@ -8,6 +8,8 @@ import pytest
 
 from bridge.errors import PolicyError
 from bridge.policy import BUILT_IN, find
+from bridge.policy.loading import load
+from tests.unit.policy.conftest import NOBODY
 
 POLICY = """\
 version: 1
@@ -100,10 +102,42 @@ def test_no_policy_of_a_user_is_wider_than_the_systems(home: Path, system: Path,
         find(file if place == "explicit" else None, environ, system=system)
     assert str(caught.value) == (
         f"policy {file} allows more than this machine's policy {system}, which it can only narrow:\n"
-        "  sandbox.max_running: 6 is more than the system's 5; write at most that"
+        "  sandbox.max_running: 6 is more than the system's 5; write at most that (line 5; the system's: line 5)"
     )
 
 
 def test_the_systems_own_policy_may_be_named(home: Path, system: Path) -> None:
     write(system, 5)
     assert find(system, {"HOME": str(home)}, system=system).sandbox.max_running == 5
+
+
+def test_a_systems_audit_holds_whatever_the_users_policy_says(home: Path, system: Path) -> None:
+    write(system, 4).write_text(f"{POLICY.format(4)}audit: {{file: ~/state/audit.jsonl, code: text, keep: 7}}\n")
+    user = write(home / ".config/kernel-bridge/policy.yaml", 3)
+    for mine in ("", "audit: {code: none, keep: 1}\n", f"audit: {{file: {NOBODY}/state/audit.jsonl, code: none}}\n"):
+        user.write_text(POLICY.format(3) + mine)
+        found = find(None, {"HOME": str(home)}, system=system)
+        assert found.sandbox.max_running == 3
+        assert found.audit.model_dump() == {
+            "file": NOBODY / "state/audit.jsonl", "code": "text", "max_size": 64 * 2**20, "keep": 7,
+        }  # fmt: skip
+        assert found.line("audit.file") == "built in", "its line is in another file"
+    user.write_text(POLICY.format(3) + "audit: {file: ~/elsewhere.jsonl}\n")
+    with pytest.raises(PolicyError, match=r"audit\.file: .*elsewhere\.jsonl is not the system's .*leave audit out"):
+        find(None, {"HOME": str(home)}, system=system)
+
+
+def test_a_systems_audit_is_in_the_accounts_home_wherever_home_points_and_a_users_own_follows_it(
+    home: Path, system: Path
+) -> None:
+    written = write(system, 4)
+    written.write_text(f"{POLICY.format(4)}audit: {{file: ~/state/audit.jsonl}}\n")
+    for named in (None, system):
+        assert find(named, {"HOME": str(home)}, system=system).audit.file == NOBODY / "state/audit.jsonl"
+    assert load(written).audit.file == home / "state/audit.jsonl"
+
+
+def test_a_user_may_have_an_audit_where_the_system_has_none(home: Path, system: Path) -> None:
+    write(system, 4)
+    write(home / ".config/kernel-bridge/policy.yaml", 3).write_text(POLICY.format(3) + "audit: {file: /var/a.jsonl}\n")
+    assert find(None, {"HOME": str(home)}, system=system).audit.file == Path("/var/a.jsonl")

@@ -28,6 +28,7 @@ def test_a_policy_that_sets_much_reads_back_as_itself(home: Path) -> None:
         "  mounts: [{source: ~/projects, mode: rw}]\n"
         "  environment: [TZ, y, n]\n"
         "  runtime: runsc\n"
+        "  egress: [{host: 10.1.2.3, port: 443}, {host: 'fd00::1', port: 1, allow_addresses: ['fd00::/8']}]\n"
         "calls: {timeout: 90s, max_timeout: 2h, max_output: 1KiB, max_result: 16KiB}\n"
     ).replace("environment: [TZ, y, n]", 'environment: [TZ, "y", "n"]')
     policy = parse(text, origin="a test")
@@ -51,3 +52,10 @@ def test_no_setting_of_the_schema_is_left_out() -> None:
         )
 
     assert len(settings()) == names(PolicyFile)
+
+
+@pytest.mark.parametrize("cpus", ["2", "0.5", "1.2345678"])
+def test_a_number_is_written_as_the_number_that_it_is(cpus: str) -> None:
+    policy = parse(f"version: 1\nsandbox: {{limits: {{cpus: {cpus}}}}}\n", origin="a test")
+    assert f"cpus: {cpus}," in written_out(policy)
+    assert parse(written_out(policy), origin="a test") == policy

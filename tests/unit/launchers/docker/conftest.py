@@ -23,12 +23,13 @@ def spec() -> SandboxSpec:
         limits=Limits(),
         workspace=None,
         environment=(),
+        gpus=0,
         runtime=None,
         max_running=4,
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def facts() -> Facts:
     return Facts(
         owner="0123456789abcdef" * 2,
@@ -85,7 +86,10 @@ class FaithfulEngine:
         places = dict(host["Tmpfs"])
         for mount in host["Mounts"]:
             if mount["Type"] == "volume":
-                places[mount["Target"]] = mount["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+                options = mount["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+                # an engine mounts it anew to be read only, without the other flags
+                size = next(each for each in options.split(",") if each.startswith("size="))
+                places[mount["Target"]] = f"ro,{size}" if mount["ReadOnly"] else options
         mounts = ["overlay / overlay ro,relatime 0 0"]
         for path, options in places.items():
             shown = [

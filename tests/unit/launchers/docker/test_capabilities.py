@@ -45,7 +45,7 @@ def with_workspace(spec: SandboxSpec, mode: str) -> SandboxSpec:
     return dataclasses.replace(spec, workspace=workspace)
 
 
-@pytest.mark.parametrize("network", ["isolated", "none"])
+@pytest.mark.parametrize("network", ["isolated", "none", "open"])
 def test_an_ordinary_local_engine_can_do_all_of_it(spec: SandboxSpec, network: Any) -> None:
     refuse(dataclasses.replace(with_workspace(spec, "rw"), network=network))
 
@@ -101,9 +101,26 @@ def test_a_runtime_that_the_engine_does_not_have_is_refused_with_those_that_it_h
         refuse(dataclasses.replace(spec, runtime="runsc"))
 
 
+def test_a_runtime_that_containerd_finds_by_its_name_is_in_no_list_and_left_to_the_engines_own_answer(
+    spec: SandboxSpec,
+) -> None:
+    refuse(dataclasses.replace(spec, runtime="io.containerd.runsc.v1"))
+
+
+def test_an_engine_without_gpus_is_told_by_its_own_words_and_only_where_some_were_asked_for(spec: SandboxSpec) -> None:
+    said = 'could not select device driver "" with capabilities: [[gpu]]'
+    error = capabilities.without_gpus(dataclasses.replace(spec, gpus=2), said)
+    assert error
+    assert "2 GPUs (sandbox.gpus), and this engine has none to give" in str(error)
+    assert said in str(error)
+    assert capabilities.without_gpus(spec, said) is None
+    assert capabilities.without_gpus(dataclasses.replace(spec, gpus=2), "no space left on device") is None
+
+
 def test_how_uids_are_mapped_is_read_from_the_data_directory_of_a_remapping_engine(spec: SandboxSpec) -> None:
     assert capabilities.read(ORDINARY).shift == (0, 0)
     assert capabilities.read(ORDINARY | ROOTLESS).shift == (0, 0)
     assert capabilities.read(ORDINARY | REMAPPED_ROOT).shift == (100_000, 300_000)
-    with pytest.raises(PolicyNotEnforceable, match="does not tell how"):
-        refuse(spec, **REMAPPED)
+    for network in ("isolated", "open"):
+        with pytest.raises(PolicyNotEnforceable, match="does not tell how"):
+            refuse(dataclasses.replace(spec, network=network), **REMAPPED)

@@ -22,6 +22,7 @@ INFO: dict[str, Any] = {
     "PidsLimit": True,
     "CpuCfsPeriod": True,
     "CpuCfsQuota": True,
+    "CgroupVersion": "2",
     "SystemTime": "2026-01-01T12:00:00.289257341Z",
     "Warnings": None,
 }
@@ -44,6 +45,12 @@ def test_an_engine_that_can_do_all() -> None:
 
 def test_limits_that_it_cannot_enforce_or_does_not_speak_of_are_named() -> None:
     assert facts(SwapLimit=False, CpuCfsQuota=None).missing_limits == ("swap", "processor time")
+
+
+def test_only_cgroup_v2_counts_what_waits_in_sockets() -> None:
+    assert facts().counts_sockets
+    assert not facts(CgroupVersion="1").counts_sockets
+    assert not facts(CgroupVersion=None).counts_sockets
 
 
 @pytest.mark.parametrize(("option", "told_as"), [("rootless", "rootless"), ("userns", "userns-remap")])

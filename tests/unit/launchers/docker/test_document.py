@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from bridge.launchers.docker import connections
-from bridge.launchers.docker.document import Document, Facts, documents
-from bridge.policy import Limits, SandboxSpec, Workspace
+from bridge.launchers.docker import connections, owner
+from bridge.launchers.docker.document import (
+    Document,
+    Facts,
+    documents,
+    egress_argument,
+    gateway_document,
+    reachable,
+)
+from bridge.policy import Egress, Limits, SandboxSpec, Workspace
 
 WORKSPACE = Workspace(Path("/users/alice/project"), "ro", device=66, inode=1234)
 
@@ -137,6 +144,40 @@ def test_with_network_none_the_gateway_has_no_network_either_and_only_it_sees_th
     assert host(made.gateway)["PortBindings"] == made.gateway["ExposedPorts"] == {}
 
 
+def test_with_network_open_the_kernel_has_a_network_of_its_own_and_all_else_is_as_in_isolated(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    isolated, made = documents(spec, facts), documents(dataclasses.replace(spec, network="open"), facts)
+    assert isolated.network is None
+    assert made.network is not None
+    assert {key: value for key, value in made.network.items() if key != "Labels"} == {
+        "Name": "kernel-bridge.lab.01234567.fedcba9876543210",
+        "Driver": "bridge",
+        "Internal": False,
+        "Attachable": False,
+        "Options": {"com.docker.network.bridge.enable_icc": "false"},
+    }
+    assert made.network["Labels"]["io.kernel-bridge.role"] == "network"
+    assert made.network["Labels"]["io.kernel-bridge.start"] == facts.start
+    assert host(made.kernel)["NetworkMode"] == made.network["Name"]
+    for now, before in ((made.kernel, isolated.kernel), (made.gateway, isolated.gateway)):
+        told = json.dumps(now).replace('"io.kernel-bridge.network": "open"', '"io.kernel-bridge.network": "isolated"')
+        told = told.replace(f'"NetworkMode": "{made.network["Name"]}"', '"NetworkMode": "none"')
+        assert json.loads(told) == before
+    assert host(made.kernel)["PortBindings"] == {}, "the sockets are on the volume, and on no network"
+
+
+def test_gpus_are_asked_for_by_their_number_and_only_where_the_policy_gives_some(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(dataclasses.replace(spec, gpus=2), facts)
+    (request,) = host(made.kernel)["DeviceRequests"]
+    assert (request["Count"], request["Capabilities"]) == (2, [["gpu"]])
+    assert not request["Driver"]
+    assert not request["DeviceIDs"]
+    assert host(made.gateway)["DeviceRequests"] == host(documents(spec, facts).kernel)["DeviceRequests"] == []
+
+
 def test_a_directory_for_sockets_belongs_to_network_none_and_anything_else_is_a_mistake(
     spec: SandboxSpec, facts: Facts
 ) -> None:
@@ -153,6 +194,15 @@ def test_a_workspace_is_mounted_at_its_own_path_and_is_the_working_directory(spe
     assert mount["ReadOnly"] is True
     assert mount["BindOptions"] == {"Propagation": "rprivate", "NonRecursive": True}
     assert len(host(made.gateway)["Mounts"]) == 1, "the gateway has no business with the workspace"
+
+
+def test_what_is_to_be_hidden_in_the_workspace_is_masked_for_the_kernel(spec: SandboxSpec, facts: Facts) -> None:
+    keys = WORKSPACE.path / ".kernel-bridge"
+    shown = documents(dataclasses.replace(spec, workspace=WORKSPACE), facts)
+    hidden = documents(dataclasses.replace(spec, workspace=WORKSPACE), dataclasses.replace(facts, hidden=(keys,)))
+    assert host(hidden.kernel)["MaskedPaths"] == [*host(shown.kernel)["MaskedPaths"], str(keys)]
+    assert "/proc/kcore" in host(hidden.kernel)["MaskedPaths"]
+    assert hidden.gateway == shown.gateway
 
 
 def test_the_way_to_a_workspace_below_root_s_home_is_open(spec: SandboxSpec, facts: Facts) -> None:
@@ -206,7 +256,91 @@ def test_documents_are_the_same_each_time_and_are_plain_json(spec: SandboxSpec, 
     assert json.loads(json.dumps(made.kernel)) == made.kernel
 
 
+def with_egress(spec: SandboxSpec, **changes: Any) -> SandboxSpec:
+    inland = Egress(host="index.example.org", port=8443, allow_addresses=("10.1.2.0/24",))
+    return dataclasses.replace(spec, **({"egress": (HOST, inland)} | changes))
+
+
+def test_only_where_something_may_be_reached_there_is_a_second_volume_that_the_kernel_can_only_read(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(with_egress(spec), facts)
+    for document, read_only in ((made.kernel, True), (made.gateway, False)):
+        (mount,) = [each for each in host(document)["Mounts"] if each["Target"] == "/run/kernel-bridge-egress"]
+        assert (mount["Type"], mount["Source"], mount["ReadOnly"]) == (
+            "volume",
+            f"{made.volume_name}.egress",
+            read_only,
+        )
+        options = mount["VolumeOptions"]["DriverConfig"]["Options"]["o"]
+        assert {"mode=0700", "uid=234567", "nr_inodes=32", f"size={64 << 10}"} <= set(options.split(","))
+        assert mount["VolumeOptions"]["Labels"]["io.kernel-bridge.role"] == "egress"
+    none = documents(spec, facts)
+    assert all(len(host(each)["Mounts"]) == 1 for each in (none.kernel, none.gateway))
+    assert host(made.kernel)["NetworkMode"] == "none", "it still has no network"
+
+
+def test_the_gateway_gets_exactly_the_policys_list_and_only_where_there_is_one(spec: SandboxSpec, facts: Facts) -> None:
+    *_, option, rules = documents(with_egress(spec), facts).gateway["Cmd"]
+    assert option == "--egress"
+    assert json.loads(rules) == {
+        "allow": [["pypi.example.org", 443, []], ["index.example.org", 8443, ["10.1.2.0/24"]]],
+        "upstream": None,
+        "refuse": [],
+    }
+    here = dataclasses.replace(facts, near=("51.15.7.0/24", "2a01:4f8::/64"))
+    assert json.loads(documents(with_egress(spec), here).gateway["Cmd"][-1])["refuse"] == list(here.near)
+    through = documents(with_egress(spec, upstream_proxy="http://proxy.example.org:3128"), facts).gateway
+    assert json.loads(through["Cmd"][-1])["upstream"] == ["proxy.example.org", 3128]
+    assert documents(spec, facts).gateway["Cmd"] == ["-I", "-S", "/opt/kernel-bridge/gateway.py"]
+
+
+def test_a_gateway_that_comes_back_has_the_list_that_the_kernels_container_is_labelled_with(
+    spec: SandboxSpec, facts: Facts
+) -> None:
+    made = documents(with_egress(spec), facts)
+    again = gateway_document(
+        image_id=facts.image_id,
+        image_environment=facts.image_environment,
+        uid=facts.uid,
+        gid=facts.gid,
+        volume=made.volume_name,
+        volume_shift=facts.volume_shift,
+        labels={key: value for key, value in made.kernel["Labels"].items() if key in owner.ALL - {owner.ROLE}},
+        ports=None,
+        directory=None,
+    )
+    assert again == made.gateway
+
+
+def test_the_longest_list_that_a_policy_takes_is_no_longer_than_an_argument_may_be(spec: SandboxSpec) -> None:
+    names = [f"{number:03}.{'.'.join(['x' * 60] * 4)}.example" for number in range(128)]
+    ranges = tuple(f"255.255.{number}.255/32" for number in range(16))
+    longest = tuple(Egress(host=name[:253], port=65535, allow_addresses=ranges) for name in names)
+    assert len(egress_argument(dataclasses.replace(spec, egress=longest))) < 1 << 17
+
+
+def test_what_can_be_reached_is_read_back_as_a_person_writes_it(spec: SandboxSpec) -> None:
+    six = Egress(host="fd00::1", port=443, allow_addresses=("fd00::/8",))
+    assert reachable(egress_argument(dataclasses.replace(spec, egress=(HOST, six)))) == (
+        "pypi.example.org:443",
+        "[fd00::1]:443",
+    )
+    assert reachable(egress_argument(spec)) == ()
+
+
+def test_certificates_go_over_stdin_and_have_room_in_the_kernels_own_tmpfs(spec: SandboxSpec, facts: Facts) -> None:
+    trusting = dataclasses.replace(spec, certificates="-----BEGIN CERTIFICATE-----")
+    made = documents(trusting, facts)
+    assert "CERTIFICATE" not in json.dumps([made.kernel, made.gateway])
+    assert f"size={(64 + 512) << 10}," in host(made.kernel)["Tmpfs"]["/run/kernel"]
+    line = json.loads(connections.orders("k", (), proxy=True, certificates=trusting.certificates))
+    assert (line["proxy"], line["certificates"]) == (True, trusting.certificates)
+    assert not {"proxy", "certificates"} & set(json.loads(connections.orders("k", ())))
+
+
 # Each field alone, with another value; what is not a document says where it goes.
+HOST = Egress(host="pypi.example.org", port=443)
 SPEC_CHANGES: dict[str, Any] = {
     "name": "other",
     "image": "docker.io/kernel-bridge/python:3.14",
@@ -214,8 +348,12 @@ SPEC_CHANGES: dict[str, Any] = {
     "limits": Limits(pids=64),
     "workspace": WORKSPACE,
     "environment": (("TOKEN", "x"),),
+    "gpus": 1,
     "runtime": "runsc",
     "max_running": 1,
+    "egress": (HOST, Egress(host="10.1.2.3", port=8443)),
+    "upstream_proxy": "http://proxy.example.org:3128",
+    "certificates": "-----BEGIN CERTIFICATE-----",
 }
 LIMIT_CHANGES: dict[str, Any] = {
     "memory": 3 << 30,
@@ -239,6 +377,7 @@ def changed(spec: SandboxSpec, facts: Facts) -> Callable[[SandboxSpec], bool]:
 
 @pytest.mark.parametrize("field", SPEC_CHANGES)
 def test_each_field_of_a_spec_changes_what_the_engine_is_asked_for(field: str, spec: SandboxSpec, facts: Facts) -> None:
+    spec = dataclasses.replace(spec, egress=(HOST,))
     other = dataclasses.replace(spec, **{field: SPEC_CHANGES[field]})
     assert changed(spec, facts)(other) is (field not in ELSEWHERE)
 

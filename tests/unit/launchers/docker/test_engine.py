@@ -56,6 +56,33 @@ async def test_an_engine_that_breaks_off_is_told_as_that(tmp_path: Path) -> None
         thread.join(SOON)
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            404,
+            "could not find an available, non-overlapping IPv4 address pool among the defaults to assign",
+        ),
+        (400, "all predefined address pools have been fully subnetted"),
+    ],
+    ids=["until 24", "since"],
+)
+def test_an_engine_without_addresses_for_a_network_is_told_by_its_words_whatever_its_status(
+    status: int, words: str
+) -> None:
+    import docker.errors  # noqa: PLC0415
+    import requests  # noqa: PLC0415
+
+    response = requests.Response()
+    response.status_code = status
+    endpoint = Endpoint(Path("/run/docker.sock"), "named by the test")
+    said = border.translated("create the network", docker.errors.APIError("x", response, words), endpoint)
+    assert type(said) is border.NoAddresses
+    assert words in str(said)
+    other = border.translated("create the network", docker.errors.APIError("x", response, "no such driver"), endpoint)
+    assert type(other) is not border.NoAddresses
+
+
 def test_an_engine_that_this_user_may_not_use_says_what_to_do() -> None:
     import requests  # noqa: PLC0415
 

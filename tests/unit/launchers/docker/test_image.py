@@ -10,7 +10,7 @@ import pytest
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import image
 
-GOOD = {"Labels": {"io.kernel-bridge.image": "2"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
+GOOD = {"Labels": {"io.kernel-bridge.image": "3"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
 
 
 def inspected(**changes: Any) -> dict[str, Any]:
@@ -85,6 +85,6 @@ def test_an_image_of_others_is_refused_with_a_dockerfile_that_is_the_documented_
     ],
 )
 def test_an_image_with_our_label_and_without_our_programs_is_told_from_other_failures(said: str) -> None:
-    assert "has the label io.kernel-bridge.image=2, but not the programs" in str(image.incomplete("x", said))
+    assert "has the label io.kernel-bridge.image=3, but not the programs" in str(image.incomplete("x", said))
     assert image.incomplete("x", said.replace("/opt/kernel", "/opt/else")) is None
     assert image.incomplete("x", "port is already allocated") is None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from bridge.launchers.docker import composed as owner
 from bridge.launchers.docker import inventory
+from bridge.launchers.docker.engine import Engine
 
 WHO = "0123456789abcdef" * 2
 ids = iter(range(1000))
@@ -31,6 +36,58 @@ def container(
 def volume(name: str, sandbox: str, start: str, who: str = WHO) -> dict[str, Any]:
     labels = {"owner": who, "name": sandbox, "start": start}
     return {"Name": name, "Labels": {f"io.kernel-bridge.{key}": value for key, value in labels.items()}}
+
+
+def network(sandbox: str, start: str, who: str = WHO) -> dict[str, Any]:
+    return {"Id": f"{next(ids):064x}", **volume("n", sandbox, start, who)}
+
+
+class Starting:
+    """An engine in which a start goes on between the answers of a look: first the claim, then what belongs to it."""
+
+    def __init__(self, answers: int) -> None:
+        self.left = answers
+
+    def there(self, made: dict[str, Any]) -> list[dict[str, Any]]:
+        self.left -= 1
+        return [made] if self.left < 0 else []
+
+    async def containers(self, *_: str) -> list[dict[str, Any]]:
+        return self.there(container("lab", "kernel", "1", "created"))
+
+    async def volumes(self, *_: str) -> list[dict[str, Any]]:
+        return self.there(volume("v", "lab", "1"))
+
+    async def networks(self, *_: str) -> list[dict[str, Any]]:
+        return self.there(network("lab", "1"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answers", range(4))
+async def test_what_a_start_makes_while_there_is_a_look_is_never_taken_for_a_leftover(answers: int) -> None:
+    there = await inventory.look(cast("Engine", Starting(answers)), WHO)
+    left = there.leftovers()
+    assert (left.containers, left.volumes, left.networks) == ((), (), ())
+
+
+def test_a_network_goes_the_way_of_its_start_and_only_with_our_owner() -> None:
+    there = inventory.read(
+        WHO,
+        [container("a", "kernel", "1"), container("b", "kernel", "3", "created", age=3600)],
+        [],
+        [
+            network("a", "1"),
+            network("a", "0"),
+            network("b", "3"),
+            network("a", "2", "f" * 32),
+            {"Id": "x", "Name": "y"},
+        ],
+    )
+    assert [each.start for each in there.networks] == ["1", "0", "3"]
+    assert [each.start for each in there.of("a").networks] == ["1", "0"]
+    assert [each.start for each in there.of_start("1").networks] == ["1"]
+    assert [each.start for each in there.without("1").networks] == ["0", "3"]
+    assert [each.start for each in there.leftovers().networks] == ["0", "3"]
 
 
 def test_only_what_carries_our_owner_is_ours_to_touch() -> None:
@@ -97,3 +154,29 @@ def test_what_has_no_kernels_container_is_left_over_and_a_start_under_way_is_not
     left = there.leftovers()
     assert [each.start for each in left.containers] == ["2", "4"]
     assert [each.name for each in left.volumes] == ["vb", "vd", "ve"]
+
+
+def composed(name: str, role: str, project: Path) -> dict[str, Any]:
+    made = container(name, role, project.name, who=owner.current_owner())
+    made["Labels"]["com.docker.compose.project.working_dir"] = str(project)
+    return made
+
+
+def test_a_compose_projects_kernel_is_ours_where_its_connection_file_is_and_only_to_be_found(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name / ".kernel-bridge").mkdir(parents=True)
+    (tmp_path / "mine" / ".kernel-bridge" / "kernel-bridge-lab.json").touch()
+    there = inventory.read(
+        WHO,
+        [composed("lab", role, tmp_path / name) for name in ("mine", "theirs") for role in ("kernel", "gateway")],
+        [],
+    )
+    (kernel,) = there.all_kernels()
+    assert kernel.connection_file == tmp_path / "mine" / ".kernel-bridge" / "kernel-bridge-lab.json"
+    gateway = there.gateway(kernel)
+    assert gateway
+    assert gateway.start == "mine"
+    assert [each.start for each in there.others] == ["theirs", "theirs"]
+    for part in (there, there.of("lab"), there.of_start("mine"), there.leftovers()):
+        assert part.containers == ()
+    assert there.running() == []

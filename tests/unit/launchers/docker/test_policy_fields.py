@@ -23,12 +23,16 @@ from bridge.launchers.docker.document import Facts, documents
 from bridge.outputs import DisplayData, Result, Stream
 from bridge.policy import Limits, Policy, SandboxRequest, decide, parse
 from bridge.tools import App, shown
+from tests.certificates import certified
 
 # Changed alone, these change what the engine is asked for, what goes over stdin, or what is refused.
 DECIDED: dict[str, Any] = {
     "sandbox.images": [{"repository": "kernel-bridge/other", "tags": ["*"]}],
     "sandbox.default_image": "kernel-bridge/python:3.14",
     "sandbox.network": "none",
+    "sandbox.egress": [{"host": "pypi.example.org", "port": 8443}],
+    "sandbox.upstream_proxy": "http://proxy.example.org:3128",
+    "sandbox.ca_bundle": "BUNDLE",
     "sandbox.limits.memory": "4GiB",
     "sandbox.limits.cpus": 1,
     "sandbox.limits.pids": 64,
@@ -38,17 +42,14 @@ DECIDED: dict[str, Any] = {
     "sandbox.limits.log": "100KiB",
     "sandbox.mounts": [],
     "sandbox.environment": [],
+    "sandbox.gpus": 1,
     "sandbox.runtime": "runsc",
     "version": 2,
 }
 # Not enforced yet, so any value but the empty one is refused.
 REFUSED: dict[str, Any] = {
-    "sandbox.egress": [{"host": "pypi.example.org", "port": 443}],
-    "sandbox.ca_bundle": "/etc/hosts",
-    "sandbox.gpus": 1,
     "sandbox.idle_timeout": "24h",
     "sandbox.max_lifetime": "24h",
-    "audit.file": "/var/log/audit.jsonl",
 }
 # Enforced by another module, which must at least name the field; its own tests look at what it does.
 ELSEWHERE = {
@@ -57,6 +58,10 @@ ELSEWHERE = {
     "attach.addresses": "kernels/files.py",
     "sandbox.max_running": "launchers/docker/starting.py",
     "calls.kept_output": "kernels/registry.py",
+    "audit.file": "audit/__init__.py",
+    "audit.code": "audit/__init__.py",
+    "audit.max_size": "audit/__init__.py",
+    "audit.keep": "audit/__init__.py",
 }
 # Changed alone, these change what a tool call does.
 CALLS: dict[str, Any] = {
@@ -65,7 +70,7 @@ CALLS: dict[str, Any] = {
     "calls.max_output": "2KiB",
     "calls.max_result": "64KiB",
 }
-NOT_A_SETTING = {"origin"}
+NOT_A_SETTING = {"origin", "lines"}
 
 
 def png(side: int) -> str:
@@ -105,6 +110,7 @@ def text(workspace: Path, changes: dict[str, Any]) -> str:
             "default_image": "kernel-bridge/python:3.13",
             "mounts": [{"source": str(workspace), "mode": "ro"}],
             "environment": ["DATABASE"],
+            "egress": [{"host": "pypi.example.org", "port": 443}],
         },
     }
     for setting, value in changes.items():
@@ -113,7 +119,7 @@ def text(workspace: Path, changes: dict[str, Any]) -> str:
         for each in parents:
             inner = inner.setdefault(each, {})
         inner[last] = value
-    return json.dumps(content)
+    return json.dumps(content).replace("BUNDLE", str(workspace / "cert.pem"))
 
 
 def outcome(workspace: Path, facts: Facts, changes: dict[str, Any]) -> str:
@@ -127,12 +133,15 @@ def outcome(workspace: Path, facts: Facts, changes: dict[str, Any]) -> str:
         facts = dataclasses.replace(facts, socket_directory=Path("/run/user/7/kernel-bridge/0a1b2c3d"))
     # the image's id is another one for another reference
     made = documents(spec, dataclasses.replace(facts, image_id=spec.image))
-    return json.dumps([dataclasses.asdict(made), connections.orders("k", spec.environment).decode()])
+    orders = connections.orders("k", spec.environment, certificates=spec.certificates).decode()
+    return json.dumps([dataclasses.asdict(made), orders])
 
 
 @pytest.fixture
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
+    workspace = tmp_path_factory.mktemp("workspace")
+    certified(workspace)
+    return workspace
 
 
 @pytest.mark.parametrize("setting", DECIDED)

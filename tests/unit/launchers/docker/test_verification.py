@@ -12,9 +12,9 @@ import pytest
 
 from bridge.errors import LaunchError
 from bridge.launchers.docker import verification
-from bridge.launchers.docker.document import Document, Facts, documents
+from bridge.launchers.docker.document import Document, Documents, Facts, documents
 from bridge.launchers.docker.verification import Directory
-from bridge.policy import SandboxSpec, Workspace
+from bridge.policy import Egress, SandboxSpec, Workspace
 
 WORKSPACE = Workspace(Path("/users/alice/project"), "ro", device=66, inode=1234)
 
@@ -27,6 +27,12 @@ def asked(spec: SandboxSpec, facts: Facts) -> Document:
 @pytest.fixture
 def gateway(spec: SandboxSpec, facts: Facts) -> Document:
     return documents(spec, facts).gateway
+
+
+@pytest.fixture
+def reaching(spec: SandboxSpec, facts: Facts) -> Documents:
+    """With a host that may be reached."""
+    return documents(dataclasses.replace(spec, egress=(Egress(host="index.example", port=443),)), facts)
 
 
 def other_than(value: Any) -> Any:
@@ -177,6 +183,85 @@ def test_ports_that_are_not_all_there_are_an_error_and_not_a_guess() -> None:
         verification.published_ports({"NetworkSettings": {"Ports": {"5001/tcp": [{"HostPort": "1"}]}}})
 
 
+@pytest.fixture
+def opened(spec: SandboxSpec, facts: Facts) -> Documents:
+    return documents(dataclasses.replace(spec, network="open"), facts)
+
+
+def own_network(opened: Documents, engine: Any) -> tuple[Document, dict[str, Any], dict[str, Any]]:
+    """The network that is asked for, and what a faithful engine says of it and of the kernel in it."""
+    assert opened.network is not None
+    kernel = {**engine.inspect(opened.kernel), "Id": "k" * 64}
+    kernel["NetworkSettings"]["Networks"] = {opened.network["Name"]: {"NetworkID": "n" * 64}}
+    network = copy.deepcopy(opened.network)
+    return opened.network, network | {"Id": "n" * 64, "Containers": {"k" * 64: {}}, "Scope": "local"}, kernel
+
+
+def test_a_network_of_the_kernels_own_is_accepted_with_what_an_engine_adds(opened: Documents, engine: Any) -> None:
+    asked, network, kernel = own_network(opened, engine)
+    network["Options"]["com.docker.network.driver.mtu"] = "1400"
+    assert verification.own_network_problems(asked, network, kernel) == []
+    assert verification.network_problems(opened.kernel, kernel) == []
+
+
+@pytest.mark.parametrize(
+    ("tampered", "word"),
+    [
+        (change("Driver", "host"), "Driver"),
+        (lambda said: said.update(Internal=True), "Internal"),
+        (lambda said: said.update(Attachable=True), "Attachable"),
+        (change("Name", "bridge"), "Name"),
+        (change("Options", {}), "enable_icc"),
+        (change("Options/com.docker.network.bridge.enable_icc", "true"), "enable_icc"),
+        (change("Labels", None), "Labels"),
+        (change("Containers", {}), "in place of the kernel's alone"),
+        (change(f"Containers/{'x' * 64}", {}), "in place of the kernel's alone"),
+        (change("Id", "m" * 64), "the kernel is in"),
+    ],
+)
+def test_another_network_than_the_kernels_own_is_refused(
+    tampered: Callable[[dict[str, Any]], None], word: str, opened: Documents, engine: Any
+) -> None:
+    asked, network, kernel = own_network(opened, engine)
+    tampered(network)
+    assert any(word in problem for problem in verification.own_network_problems(asked, network, kernel))
+
+
+@pytest.mark.parametrize("networks", [{"bridge": {}}, {"none": {}}, {}])
+def test_an_open_kernel_in_another_network_than_its_own_is_refused(
+    networks: Any, opened: Documents, engine: Any
+) -> None:
+    asked, network, kernel = own_network(opened, engine)
+    kernel["NetworkSettings"]["Networks"] = networks
+    assert verification.network_problems(opened.kernel, kernel)
+    assert verification.own_network_problems(asked, network, kernel)
+
+
+ETH0 = "    lo:       0\n  eth0:       0"
+ROUTE = "Gateway\neth0\t00000000\t010012AC\n"
+
+
+def test_an_open_kernel_has_loopback_and_one_other_device_inside(opened: Documents, engine: Any) -> None:
+    output = engine.inside(opened.kernel).replace("Gateway\n", ROUTE)
+    assert verification.inside_problems(opened.kernel, output.replace("    lo:       0", ETH0)) == []
+    with_tunnel = f"{ETH0}\n tunl0:       0"
+    assert verification.inside_problems(opened.kernel, output.replace("    lo:       0", with_tunnel)) == []
+    for wrong in ("    lo:       0", "  eth0:       0", f"{ETH0}\n  eth1:       0"):
+        assert verification.inside_problems(opened.kernel, output.replace("    lo:       0", wrong))
+    elsewhere = output.replace("    lo:       0", ETH0).replace("\neth0\t0", "\neth1\t0")
+    assert any("eth1" in each for each in verification.inside_problems(opened.kernel, elsewhere))
+
+
+def test_gpus_that_the_engine_did_not_ask_for_are_found_missing(spec: SandboxSpec, facts: Facts, engine: Any) -> None:
+    asked = documents(dataclasses.replace(spec, gpus=2), facts).kernel
+    said = engine.inspect(asked)
+    said["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] = []  # as some engines have it
+    assert verification.container_problems(asked, said) == []
+    for wrong in (None, [], [{**said["HostConfig"]["DeviceRequests"][0], "Count": 1}]):
+        said["HostConfig"]["DeviceRequests"] = wrong
+        assert any("DeviceRequests" in each for each in verification.container_problems(asked, said))
+
+
 DIRECTORY = Directory("/users/alice/project", device=66, inode=1234)
 INSIDE = ("/users/alice/project", "66:1234")
 
@@ -215,6 +300,20 @@ def test_an_inside_that_is_not_sealed_is_refused(was: str, now: str, word: str, 
     assert any(word in problem for problem in problems), problems
 
 
+@pytest.mark.parametrize(("found", "right"), [("99:1", True), ("66:77", False), ("", False)])
+def test_what_is_to_be_hidden_in_the_workspace_must_not_be_seen_inside(
+    found: str,
+    right: bool,  # noqa: FBT001
+    asked: Document,
+    engine: Any,
+) -> None:
+    keys = Directory("/users/alice/project/.kernel-bridge", device=66, inode=77)
+    output = engine.inside(asked, INSIDE, (keys.path, found))
+    problems = verification.inside_problems(asked, output, [DIRECTORY], [keys])
+    wrong = "/users/alice/project/.kernel-bridge, with the keys of a docker compose kernel, is not hidden inside"
+    assert problems == ([] if right else [wrong])
+
+
 def test_the_gateway_has_its_network_and_is_as_sealed_as_the_kernel_otherwise(gateway: Document, engine: Any) -> None:
     output = engine.inside(gateway).replace("    lo:       0", "    lo:       0\n  eth0:       0")
     assert verification.inside_problems(gateway, output) == []
@@ -222,19 +321,56 @@ def test_the_gateway_has_its_network_and_is_as_sealed_as_the_kernel_otherwise(ga
         assert verification.inside_problems(gateway, output.replace(was, now))
 
 
+def test_the_volume_with_the_proxy_must_be_one_that_the_kernel_can_only_read(reaching: Documents, engine: Any) -> None:
+    assert verification.inside_problems(reaching.kernel, engine.inside(reaching.kernel)) == []
+    output = engine.inside(reaching.kernel)
+    writable = output.replace("tmpfs /run/kernel-bridge-egress tmpfs ro,", "tmpfs /run/kernel-bridge-egress tmpfs rw,")
+    assert writable != output
+    (problem,) = verification.inside_problems(reaching.kernel, writable)
+    assert "/run/kernel-bridge-egress is tmpfs with ['size=64k'] in place of tmpfs with ['ro', 'size=64k']" in problem
+    said = engine.inspect(reaching.kernel)
+    said["Mounts"][1]["RW"] = True
+    assert any("mounts" in each for each in verification.container_problems(reaching.kernel, said))
+
+
+def test_a_gateway_with_another_list_than_the_one_asked_for_is_refused(reaching: Documents, engine: Any) -> None:
+    said = engine.inspect(reaching.gateway)
+    said["Config"]["Cmd"][-1] = said["Config"]["Cmd"][-1].replace("index.example", "evil.example")
+    assert any("Cmd" in each for each in verification.container_problems(reaching.gateway, said))
+    kernel = engine.inspect(reaching.kernel)
+    kernel["Config"]["Labels"]["io.kernel-bridge.egress"] = ""
+    assert any("egress" in each for each in verification.container_problems(reaching.kernel, kernel))
+
+
 def test_tunnel_devices_that_linux_makes_in_every_name_space_are_no_network(asked: Document, engine: Any) -> None:
     output = engine.inside(asked, INSIDE).replace("    lo:       0", "    lo:       0\n  tunl0:       0\n  sit0:  0")
     assert verification.inside_problems(asked, output, [DIRECTORY]) == []
 
 
-def test_a_runtime_with_its_own_kernel_is_not_asked_about_seccomp_but_about_capabilities(
-    asked: Document, engine: Any
+@pytest.mark.parametrize(
+    ("runtime", "inside", "own"),
+    [
+        ("runsc", "4.4.0", True),
+        ("sealed-vm", "6.1.2", True),
+        ("runsc", "", True),  # Linux always tells it
+        ("kata", "6.12.1-host", False),
+        ("io.containerd.runsc.v1", "6.12.1-host", False),
+        (None, "4.4.0", False),
+    ],
+)
+def test_what_has_an_operating_system_of_its_own_is_not_asked_about_seccomp_but_about_capabilities_whatever_its_name(
+    *, runtime: str | None, inside: str, own: bool, spec: SandboxSpec, facts: Facts, engine: Any
 ) -> None:
-    asked = copy.deepcopy(asked)
-    asked["HostConfig"]["Runtime"] = "runsc"
-    output = engine.inside(asked, INSIDE).replace("NoNewPrivs:\t1\n", "").replace("Seccomp:\t2", "Seccomp:\t0")
-    assert verification.inside_problems(asked, output, [DIRECTORY]) == []
-    assert verification.inside_problems(asked, output.replace("CapBnd:\t0", "CapBnd:\tf"), [DIRECTORY])
+    asked = documents(dataclasses.replace(spec, runtime=runtime), facts).kernel
+    system = f"==> /proc/sys/kernel/osrelease\n{inside}\n==> end" if inside else "==> end"
+    output = engine.inside(asked).replace("==> end", system)
+    assert verification.inside_problems(asked, output, release="6.12.1-host") == []
+    output = output.replace("NoNewPrivs:\t1\n", "").replace("Seccomp:\t2", "Seccomp:\t0")
+    output = output.replace("overlay / overlay ro", "overlay / overlay rw")
+    problems = verification.inside_problems(asked, output, release="6.12.1-host")
+    assert (problems == []) is own
+    assert verification.inside_problems(asked, output), "an engine that does not tell its own is no reason to trust it"
+    assert verification.inside_problems(asked, output.replace("CapBnd:\t0", "CapBnd:\tf"), release="6.12.1-host")
 
 
 def test_the_refusal_lists_every_problem() -> None:

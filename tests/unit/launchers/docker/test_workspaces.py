@@ -124,3 +124,45 @@ def test_a_workspace_in_which_the_engine_or_other_kernels_could_be_reached_is_re
     with pytest.raises(PolicyRefused, match="keys of other kernels"):
         workspaces.refuse_private(workspace_of(keys.parent), engine, kernels, keys)
     workspaces.refuse_private(workspace_of(tmp_path / "other"), engine, kernels, keys)
+
+
+def test_a_workspace_in_a_compose_projects_directory_of_keys_is_refused(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for place in (tmp_path / "project" / ".kernel-bridge", tmp_path / "project" / ".kernel-bridge" / "beside"):
+        place.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(PolicyRefused, match=r"\.kernel-bridge, with the keys of a docker compose kernel"):
+            workspaces.refuse_private(workspace_of(place), elsewhere, elsewhere, elsewhere)
+    workspaces.refuse_private(workspace_of(tmp_path / "project"), elsewhere, elsewhere, elsewhere)
+
+
+def test_the_keys_of_compose_projects_in_a_workspace_are_hidden_wherever_they_are_known_to_be(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    own, deep, other = (root / name / ".kernel-bridge" for name in ("all", "all/deep/project", "other"))
+    for directory in (own, deep, other):
+        directory.mkdir(parents=True)
+    known = [deep, deep, other, root / "all" / "gone" / ".kernel-bridge"]
+    assert hidden(root / "all", known) == [own, deep]
+    assert hidden(root / "all" / "deep", known) == [deep]
+    assert hidden(root / "all" / "deep", []) == []
+    assert hidden(other.parent, []) == [other]
+
+
+def test_what_only_looks_like_a_directory_of_keys_hides_nothing_and_a_link_hides_what_it_leads_to(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path.resolve()
+    for name in ("a", "b/keys", "c", "d", "outside"):
+        (root / name).mkdir(parents=True)
+    (root / "a" / ".kernel-bridge").touch()
+    (root / "b" / ".kernel-bridge").symlink_to("keys")
+    (root / "c" / ".kernel-bridge").symlink_to("../outside")
+    (root / "d" / ".kernel-bridge").symlink_to(".kernel-bridge")
+    assert [hidden(root / name, []) for name in "abcd"] == [[], [root / "b" / "keys"], [], []]
+
+
+def hidden(workspace: Path, known: list[Path]) -> list[Path]:
+    found = workspaces.to_hide(workspace_of(workspace), known)
+    for each in found:
+        about = Path(each.path).stat()
+        assert (each.device, each.inode) == (about.st_dev, about.st_ino)
+    return [Path(each.path) for each in found]

@@ -1,7 +1,9 @@
-"""What an MCP client starts: the command by its full path, its arguments, and the few variables that it needs.
+"""How another program starts a command of ours: by its full path, with its arguments and the few variables it needs.
 
-The one rule: a variable is written down only by name, from the list here, and only where a client's bare environment
-would lead the server elsewhere than this shell; nothing else of an environment, which may hold secrets, leaves it.
+MCP clients read it in their configuration, IDEs in a kernelspec; both start programs with a bare environment.
+
+The one rule: a variable is written down only by name, from the list here, and only where a bare environment would lead
+the command elsewhere than this shell; nothing else of an environment, which may hold secrets, leaves it.
 """
 
 from __future__ import annotations
@@ -29,33 +31,33 @@ _PLACES = {
 
 
 @dataclass(frozen=True)
-class Server:
-    """One server, as a client starts it."""
+class Program:
+    """One command, as another program starts it."""
 
     command: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
 
 
-def server(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Server:
-    """Return how a client starts `kernel-bridge serve` so that it finds what this shell finds.
+def program(subcommand: str, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Program:
+    """Return how another program starts `kernel-bridge SUBCOMMAND` so that it finds what this shell finds.
 
-    `arguments` are `serve`'s own. Raises `UsageError` where a path is not text, which no configuration can hold.
+    `arguments` are the subcommand's own. Raises `UsageError` where a path is not text, which no configuration can hold.
     """
     command, *before = executable()
-    made = Server(command, (*before, "serve", *absolute(arguments, environ)), environment(arguments, environ))
+    made = Program(command, (*before, subcommand, *absolute(arguments, environ)), environment(arguments, environ))
     for each in (made.command, *made.arguments, *made.environment.values()):
         try:
             each.encode()
         except UnicodeEncodeError:
             raise UsageError(
-                f"{each!r} is not valid UTF-8, which a client's configuration must be. Nothing was written; rename it."
+                f"{each!r} is not valid UTF-8, which what other programs read must be. Nothing was written; rename it."
             ) from None
     return made
 
 
 def executable(called: str | None = None, python: str = sys.executable) -> list[str]:
-    """Return the full path of this installation's command, as it was called; else Python's with `-m bridge`.
+    """Return the full path of this installation's command, as it was called; else Python with `-m bridge`.
 
     Symlinks stay as they are: an installer's link outlives the version that it leads to.
     """
@@ -69,24 +71,26 @@ def executable(called: str | None = None, python: str = sys.executable) -> list[
         beside = Path(python).with_name(name)
         if os.access(beside, os.X_OK):
             return [str(beside)]
-    return [python, "-m", "bridge"]
+    # -P: whoever starts it does so in the user's project, where a directory `bridge` must not take our package's place
+    return [python, "-P", "-m", "bridge"]
 
 
 def absolute(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the arguments of `serve` with the policy's full path: a client starts the server in some directory."""
+    """Return the arguments with their files' full paths: other programs start the command in some directory."""
     made: list[str] = []
     for each in arguments:
-        if made[-1:] == ["--policy"]:
+        option, equals, value = each.partition("=")
+        if made[-1:] == ["--policy"] or (made[-1:] == ["--kernel"] and _is_file(each, environ)):
             made.append(_absolute(each, environ))
-        elif each.startswith("--policy="):
-            made.append("--policy=" + _absolute(each.removeprefix("--policy="), environ))
+        elif equals and (option == "--policy" or (option == "--kernel" and _is_file(value, environ))):
+            made.append(f"{option}={_absolute(value, environ)}")
         else:
             made.append(each)
     return made
 
 
 def environment(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that the server needs and a bare environment lacks."""
+    """Return the variables that the command needs and a bare environment lacks."""
     said = {each.partition("=")[0] for each in arguments}
     found: dict[str, str] = {} if "--engine" in said else _engine(environ)
     if environ.get("KERNEL_BRIDGE_POLICY") and "--policy" not in said:
@@ -116,6 +120,11 @@ def _engine(environ: Mapping[str, str]) -> dict[str, str]:
     except EngineUnavailable:
         pass
     return {host.HOST_VARIABLES[0]: endpoint.url}
+
+
+def _is_file(which: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether a kernel is named by its connection file, and not by one of its other names."""
+    return expanded(which, environ).is_file()
 
 
 def _absolute(path: str, environ: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a client is told to start, and which variables it is given."""
+"""What another program is told to start, and which variables it is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.clients.entry import absolute, environment, executable, server
+from bridge.entry import absolute, environment, executable, program
 from bridge.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {"HOME": str(tmp_path), "PATH": "/usr/bin", "SECRET_TOKEN": "s3cret", "USER": "me"}
 
 
-def program(path: Path) -> Path:
+def executable_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
@@ -27,7 +27,7 @@ def program(path: Path) -> Path:
 
 
 def test_the_command_is_the_one_that_was_called_through_its_link(tmp_path: Path) -> None:
-    real = program(tmp_path / "versions" / "1" / "kernel-bridge")
+    real = executable_file(tmp_path / "versions" / "1" / "kernel-bridge")
     link = tmp_path / "bin" / "kernel-bridge"
     link.parent.mkdir()
     link.symlink_to(real)
@@ -35,9 +35,9 @@ def test_the_command_is_the_one_that_was_called_through_its_link(tmp_path: Path)
 
 
 def test_else_it_is_the_one_beside_this_python_and_else_python_itself(tmp_path: Path) -> None:
-    python = program(tmp_path / "venv" / "bin" / "python")
-    assert executable("/x/bridge/__main__.py", str(python)) == [str(python), "-m", "bridge"]
-    beside = program(python.with_name("kernel-bridge"))
+    python = executable_file(tmp_path / "venv" / "bin" / "python")
+    assert executable("/x/bridge/__main__.py", str(python)) == [str(python), "-P", "-m", "bridge"]
+    beside = executable_file(python.with_name("kernel-bridge"))
     assert executable("/x/bridge/__main__.py", str(python)) == [str(beside)]
 
 
@@ -48,6 +48,16 @@ def test_a_policy_is_given_by_its_full_path(home: dict[str, str], monkeypatch: p
     home["KERNEL_BRIDGE_POLICY"] = "p.yaml"
     assert environment([], home)["KERNEL_BRIDGE_POLICY"] == f"{home['HOME']}/p.yaml"
     assert "KERNEL_BRIDGE_POLICY" not in environment(["--policy", "q.yaml"], home)
+
+
+def test_a_kernel_is_given_by_its_files_full_path_or_by_its_name(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home["HOME"])
+    (Path(home["HOME"]) / "k.json").touch()
+    assert absolute(["--kernel", "k.json"], home) == ["--kernel", f"{home['HOME']}/k.json"]
+    assert absolute(["--kernel=~/k.json"], home) == [f"--kernel={home['HOME']}/k.json"]
+    assert absolute(["--kernel", "lab", "--kernel=lab"], home) == ["--kernel", "lab", "--kernel=lab"]
 
 
 def test_no_other_variable_is_written_down(home: dict[str, str]) -> None:
@@ -82,11 +92,11 @@ def test_the_engine_of_the_current_context_is_written_down(home: dict[str, str],
 
 def test_a_path_that_is_not_text_is_refused(home: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="not valid UTF-8"):
-        server(["--policy", os.fsdecode(b"/p\xff.yaml")], home)
+        program("serve", ["--policy", os.fsdecode(b"/p\xff.yaml")], home)
 
 
-def test_the_server_is_started_with_serve_and_its_arguments(home: dict[str, str]) -> None:
-    made = server(["--engine", "unix:///e.sock"], home)
+def test_a_command_is_started_by_its_name_with_its_arguments(home: dict[str, str]) -> None:
+    made = program("serve", ["--engine", "unix:///e.sock"], home)
     assert made.command == str(Path(sys.executable).with_name("kernel-bridge"))
     assert made.arguments == ("serve", "--engine", "unix:///e.sock")
     assert made.environment == {}

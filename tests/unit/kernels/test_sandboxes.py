@@ -1,0 +1,45 @@
+"""What is said of a sandbox that has ended, with an engine that still has it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bridge.kernels.sandboxes import Sandboxes
+from bridge.launchers import Launcher, Sandbox
+
+pytestmark = pytest.mark.anyio
+
+KILLED = "killed from outside (SIGKILL), as by `docker kill`"
+
+
+class Engine:
+    """Has one sandbox, whose container was killed."""
+
+    def __init__(self, connection_file: Path) -> None:
+        about: dict[str, Any] = {"image": "i", "network": "none", "started_at": "", "connection_file": connection_file}
+        self._sandbox = Sandbox("lab", "ended", ending=KILLED, **about)
+
+    async def sandboxes(self) -> list[Sandbox]:
+        return [self._sandbox]
+
+
+@pytest.mark.parametrize(
+    ("file_is_there", "expected"),
+    [
+        (True, f"Sandbox lab has ended: {KILLED}. All its variables are lost."),
+        # a stop is on its way, which removes the file before it kills
+        (False, "Sandbox lab was stopped; all its variables are lost."),
+    ],
+)
+async def test_one_that_is_just_being_stopped_is_not_told_as_killed(
+    tmp_path: Path, *, file_is_there: bool, expected: str
+) -> None:
+    file = tmp_path / "kernel-bridge-lab.json"
+    if file_is_there:
+        file.touch()
+    sandboxes = Sandboxes(lambda: cast("Launcher", Engine(file)))
+    assert await sandboxes.what_became_of("lab", datetime.now(UTC)) == expected

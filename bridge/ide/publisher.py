@@ -52,6 +52,8 @@ class Publisher:
         self._signer, self.welcome, self.tell, self._budget = signer, welcome, tell, budget
         self.subscribers: dict[Subscriber, None] = {}
         """In the order in which they came."""
+        self.has_subscriber: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once anybody has subscribed to anything."""
         self._is_flushing = False
         self._server: asyncio.AbstractServer | None = None
 
@@ -199,6 +201,8 @@ class Subscriber(asyncio.Protocol):
             self.transport.write(answer)
         for each in topics:
             self._publisher.send_to(self, self._publisher.welcome(each))
+        if topics and not self._publisher.has_subscriber.done():
+            self._publisher.has_subscriber.set_result(None)
 
     def resume_writing(self) -> None:
         """Tell what was missed: everything that waited is on its way."""

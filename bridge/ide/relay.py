@@ -9,6 +9,7 @@ answered exactly once, whatever becomes of the kernel.
   a console leave; one that calls them among other code is refused.
 - `kernel_info` goes over control, where a kernel answers while a cell runs: else nobody could join a busy kernel.
 - After an interrupt's reply the shell channel is poked, which a cell in a top-level `await` needs (ipykernel 7).
+- The first cell waits for the first subscriber: an IDE that is told no end of it shows it as running for ever.
 - What is about the relay's own requests stays here.
 """
 
@@ -104,12 +105,14 @@ class Relay:
             early = await self._connect()
             try:
                 await self._ide.open()
-                for channel, each in self._ide.sockets.items():
-                    self._pump.add(each, partial(self._asked, channel))
+                self._hear("control", "stdin")
                 self._pump.add(self._ide.heartbeat, self._beats)
                 self._pump.add(self._ide.departures, self._departed)
                 self._go_live(early)
                 ready()
+                first: list[asyncio.Future[Any]] = [self._over, self._publisher.has_subscriber]
+                await asyncio.wait(first, timeout=ARRIVAL, return_when=asyncio.FIRST_COMPLETED)
+                self._hear("shell")
                 return await self._over
             finally:
                 await self._close()
@@ -142,6 +145,10 @@ class Relay:
         self._kernel.close(flush=True)
 
     # -- from the IDE
+
+    def _hear(self, *channels: Channel) -> None:
+        for each in channels:
+            self._pump.add(self._ide.sockets[each], partial(self._asked, each))
 
     def _asked(self, channel: Channel, frames: list[bytes]) -> None:
         message = self._ide_signer.opened(frames)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
 # the types of this folder's fixtures
@@ -312,6 +313,29 @@ def test_an_ide_that_joins_while_a_cell_runs_is_answered_and_its_cell_waits_its_
     assert agent.reply(runs)["content"]["status"] == "ok"
     assert client.reply(queued)["content"]["status"] == "ok"
     agent.ask("control", "delete_subshell_request", {"subshell_id": subshell})
+
+
+def test_the_first_cell_waits_for_an_ide_whose_iopub_is_just_connecting(
+    kernel: Kernel, start_ide: Callable[..., Ide], agent: Client
+) -> None:
+    connecting = start_ide(kernel).client(asks=False, listens=False, late=["shell", "iopub"])
+    connecting.ask("control", "kernel_info_request")  # the relay is there
+    connecting.connect("shell")
+    msg_id = connecting.start("print('seen')")
+    for _ in range(2):  # relay and kernel are free, so the cell could have run before anybody listened
+        connecting.ask("control", "kernel_info_request")
+        agent.run("pass")
+    connecting.connect("iopub")
+    connecting.sockets["iopub"].setsockopt(zmq.SUBSCRIBE, b"")
+    assert connecting.printed(connecting.output(msg_id)) == "seen\n"
+    assert connecting.reply(msg_id)["content"]["status"] == "ok"
+
+
+def test_a_client_that_listens_to_no_output_is_answered_all_the_same(
+    kernel: Kernel, start_ide: Callable[..., Ide]
+) -> None:
+    deaf = start_ide(kernel).client(asks=False, listens=False, late=["iopub"])
+    assert deaf.reply(deaf.start("1"))["content"]["status"] == "ok"
 
 
 def test_every_subscriber_is_welcomed_to_its_topic(ide: Ide, client: Client) -> None:

@@ -20,7 +20,8 @@ from bridge.errors import NoAnswer
 from bridge.kernels.listing import Outcome
 
 if TYPE_CHECKING:
-    from bridge.kernels.registry import AskFor, Kernels
+    from bridge.kernels.cells import AskFor
+    from bridge.kernels.registry import Kernels
     from bridge.session import OnMessage
 
 _MODERN = "2026-07-28"

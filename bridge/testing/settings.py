@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import UsageError
-from bridge.kernels.registry import START_TIMEOUT
+from bridge.kernels.lifecycle import START_TIMEOUT
 from bridge.policy import SandboxRequest, parse_duration, parse_size
 from bridge.policy.places import expanded
 from bridge.testing.plugin import MARKER, PREFIX, SETTINGS

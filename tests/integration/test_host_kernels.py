@@ -204,7 +204,7 @@ async def test_a_policy_that_lists_no_address_allows_none(host_kernel: Any) -> N
 async def test_what_was_lost_is_said_with_the_next_result_although_a_refusal_came_between(
     kernels: Kernels, start_host_kernel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.kernels.registry.REOPEN_TIMEOUT", SOON)
+    monkeypatch.setattr("bridge.kernels.opening.REOPEN_TIMEOUT", SOON)
     kernel = start_host_kernel("kernel-same")
     await ready(kernels, str(kernel.file))
     await asyncio.to_thread(kernel.kill)
@@ -289,7 +289,7 @@ async def test_a_host_kernel_that_came_back_at_its_ports_is_new_and_says_so_firs
     kernels: Kernels, start_host_kernel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Jupyter server restarts a kernel on the same ports with the same key."""
-    monkeypatch.setattr("bridge.kernels.registry.REOPEN_TIMEOUT", SOON)
+    monkeypatch.setattr("bridge.kernels.opening.REOPEN_TIMEOUT", SOON)
     kernel = start_host_kernel("kernel-same")
     await ready(kernels, str(kernel.file))
     await kernels.execute("x = 1", timeout=SOON)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from bridge.errors import UsageError
-from bridge.kernels.registry import START_TIMEOUT
+from bridge.kernels.lifecycle import START_TIMEOUT
 from bridge.policy import SandboxRequest
 from bridge.testing.plugin import SETTINGS
 from bridge.testing.settings import _PARSERS, Settings, read

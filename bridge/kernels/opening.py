@@ -1,0 +1,218 @@
+"""Sessions with kernels: how one is opened, replaced where it is over, and given up.
+
+The one rule: a session that is over is replaced on the next call, and the next result says first what became of the
+variables. The kernel's own session id tells: the same id is the same process, another one has an empty namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bridge.audit import Audit
+from bridge.errors import BridgeError, KernelDied, KernelNotResponding, LaunchError, NoSuchKernel, NotAudited
+from bridge.journal import Book, Journal
+from bridge.kernels import files
+from bridge.kernels.connected import Connected, ConnectedKernels, about, free_name
+from bridge.kernels.files import KernelFile
+from bridge.kernels.finder import Found
+from bridge.kernels.sandboxes import Sandboxes
+from bridge.launchers import Launcher
+from bridge.policy import Attach
+from bridge.session import open_session
+
+# A kernel that runs answers in milliseconds, also while a cell runs.
+ATTACH_TIMEOUT = 4.0
+# A Jupyter server that restarts a kernel on the same ports needs about a second; a dead one must be told within two.
+REOPEN_TIMEOUT = 1.5
+# A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
+RESTART_TIMEOUT = 20.0
+
+
+class Opening:
+    """Opens the sessions of the connected kernels; `username` and `launcher` are asked for each time.
+
+    `on_activity` is called with a kernel's name when a cell of someone else begins or ends in it; `patience` is
+    `open_session`'s.
+    """
+
+    def __init__(
+        self,
+        connected: ConnectedKernels,
+        sandboxes: Sandboxes,
+        *,
+        launcher: Callable[[], Launcher],
+        attach: Attach,
+        audit: Audit,
+        journal: Journal,
+        username: Callable[[], str],
+        on_activity: Callable[[str], None],
+        patience: float,
+    ) -> None:
+        self._connected = connected
+        self._sandboxes = sandboxes
+        self._launcher = launcher
+        self._attach = attach
+        self._audit = audit
+        self._journal = journal
+        self._username = username
+        self._on_activity = on_activity
+        self._patience = patience
+        self._handed_over: set[Path] = set()
+        # one for each kernel: a slow one must not keep others from being connected to
+        self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def hand_over(self, found: Found) -> tuple[KernelFile, str | None]:
+        """Return what a client needs that connects by itself, as `Kernels.address`; the audit is told once."""
+        file, sandbox = await self._where(found)
+        if file.path not in self._handed_over:  # who waits for a kernel asks many times
+            supervised = sandbox is not None or file.info.supervised
+            named = about(sandbox or file.name, file.path, supervised=supervised)
+            with self._audit.action("attach", kernel=named, directly=True):
+                self._handed_over.add(file.path)
+        return file, sandbox
+
+    async def _where(self, found: Found) -> tuple[KernelFile, str | None]:
+        """Return a kernel's connection file, brought back where it was lost, and its name if it is a sandbox."""
+        if found.file:
+            return found.file, None
+        assert found.sandbox  # noqa: S101 - it is one or the other
+        return await self._sandboxes.ready(found.sandbox.name), found.sandbox.name
+
+    async def connect(self, found: Found) -> tuple[Connected, tuple[str, ...]]:
+        """Connect to a kernel, unless it is connected; return it, and what is to be said first."""
+        async with self._connecting[found.path]:
+            connected = self._connected.at(found.path)
+            if connected is None:
+                return await self._connect(found), ()
+        connected = await self.live(connected.name)
+        return connected, (f"Already connected to {connected.name}.", *connected.take_notices())
+
+    async def _connect(self, found: Found) -> Connected:
+        file, name = await self._where(found)
+        try:
+            return await self.open(file, name, ATTACH_TIMEOUT)
+        except KernelNotResponding as error:
+            last = await self._sandboxes.last_ending(name) if name else None
+            if last is None:
+                raise
+            told = KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})")
+            told.recorded = error.recorded
+            raise told from None
+
+    async def open(self, file: KernelFile, sandbox: str | None, timeout: float, *, starting: bool = False) -> Connected:
+        """Open a session and register it under a name that is free by then."""
+        place: list[Connected] = []
+
+        async def explain() -> str:
+            return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
+
+        book = self._book(sandbox or file.name, file)
+        supervised = sandbox is not None or file.info.supervised
+        unopened = about(book.name, file.path, supervised=supervised)
+        with self._audit.action("attach", kernel=unopened) as action:
+            session = await open_session(
+                file.info,
+                username=self._username(),
+                explain=explain,
+                timeout=timeout,
+                starting=starting,
+                book=book,
+                on_activity=lambda: self._on_activity(book.name),
+                patience=self._patience,
+            )
+            name = book.name = free_name(sandbox or file.name, self._connected)
+            connected = Connected(
+                *(name, file.path, session, session.kernel, sandbox, supervised, self._audit),
+                processes={session.kernel: 1},
+            )
+            action.tell(kernel=connected.about())
+        place.append(connected)
+        self._connected.add(connected)
+        return connected
+
+    async def live(self, name: str | None, timeout: float | None = None) -> Connected:
+        """Return the connected kernel that is meant, with another session where the one it had is over."""
+        connected = self._connected.one(name)
+        async with connected.reopening:
+            if not self._connected.has(connected):
+                raise NoSuchKernel(f"{connected.name} was disconnected meanwhile. Nothing was executed.")
+            if connected.session.lost:
+                await connected.session.close()
+                await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
+        return connected
+
+    async def _reopen(self, connected: Connected, timeout: float) -> None:
+        reason, before = connected.session.reason, connected.kernel
+        try:
+            if connected.sandbox:
+                kernel_file = await self._sandboxes.ready(connected.sandbox)
+            else:
+                kernel_file = files.by_path(connected.path, self._attach)
+                timeout = timeout if connected.supervised else REOPEN_TIMEOUT
+            with connected.act("attach", again=True) as action:
+                connected.session = await open_session(
+                    kernel_file.info,
+                    username=self._username(),
+                    explain=lambda: self._what_became_of(connected),
+                    timeout=timeout,
+                    starting=True,
+                    executions=connected.session.executions,
+                    book=self._book(connected.name, kernel_file),
+                    on_activity=lambda: self._on_activity(connected.name),
+                    patience=self._patience,
+                )
+                action.tell(kernel=connected.about())
+        except NotAudited:
+            raise  # it is still connected, and the next call tries again
+        except BridgeError as error:
+            raise await self._given_up(connected, reason, error) from None
+        connected.kernel, connected.since = connected.session.kernel, datetime.now(UTC)
+        if connected.kernel == before:
+            connected.notices.append(
+                f"The connection to {connected.name} was lost and is back; its variables are intact."
+            )
+            return
+        connected.epoch += 1
+        connected.processes[connected.kernel], connected.names = connected.epoch, None
+        connected.notices.append(
+            f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
+        )
+
+    async def _given_up(self, connected: Connected, reason: str, error: BridgeError) -> BridgeError:
+        if connected.supervised and not isinstance(error, KernelDied):
+            # the sandbox is still there, so it stays connected and the next call tries again
+            name = connected.sandbox
+            last = await self._sandboxes.last_ending(name, connected.since) if name else None
+            why = f"last, {last}" if last else str(error)
+            return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
+        self._connected.remove(connected)
+        if connected.sandbox:
+            with contextlib.suppress(LaunchError):
+                await self._launcher().sweep()
+            return KernelDied(
+                f"{error} Nothing was executed; the bridge has disconnected: start_sandbox starts another."
+            )
+        return KernelDied(
+            f"{reason} ({error}) Nothing was executed; the bridge has disconnected from it: start it where it was "
+            "started, then connect again."
+        )
+
+    async def forget(self, connected: Connected) -> None:
+        """Leave a kernel, once no other session is being opened with it; what runs in it goes on."""
+        async with connected.reopening:
+            self._connected.remove(connected)
+            await connected.session.close()
+
+    def _book(self, name: str, file: KernelFile) -> Book:
+        return self._journal.book(name, fingerprint=file.info.fingerprint, spec=file.info.kernel_name)
+
+    async def _what_became_of(self, connected: Connected) -> str:
+        if connected.sandbox is None:
+            kind = "kernel" if connected.supervised else "host kernel"
+            return f"The {kind} {connected.name} has ended or closed its connection; its variables are gone."
+        return await self._sandboxes.what_became_of(connected.sandbox, connected.since)

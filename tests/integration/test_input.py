@@ -236,7 +236,7 @@ async def test_an_interrupt_ends_a_cell_that_asks(agent: KernelSession) -> None:
 async def test_a_cell_that_goes_on_after_the_interrupt_does_not_ask_any_more(agent: KernelSession) -> None:
     code = "import time\ntry: input()\nexcept KeyboardInterrupt: time.sleep(1.5)\n'went on'"
     await asking(agent, code)
-    await agent._send_interrupt()
+    await agent._interrupts.send()
     with pytest.raises(UsageError, match="status is running"):
         await agent.answer("x", number=1, wait=SOON)
     assert (await agent.read(1, wait=SOON)).status == "ok"
@@ -294,7 +294,7 @@ async def test_a_kernel_that_dies_while_it_asks_ends_the_question(host_kernel: A
     assert (result.status, result.question) == ("lost", None)
     with pytest.raises(UsageError, match="its status is lost"):
         await agent.answer("x", number=result.execution, wait=SOON)
-    assert agent._asked is None
+    assert agent._questions.asked is None
 
 
 async def test_leaving_the_kernel_does_not_leave_it_waiting_for_an_answer(
@@ -308,7 +308,7 @@ async def test_leaving_the_kernel_does_not_leave_it_waiting_for_an_answer(
 
 async def test_the_persons_question_never_reaches_the_agent(agent: KernelSession, person: KernelSession) -> None:
     result = await asking(person, "input('Yours? ')")
-    assert agent._asked is None
+    assert agent._questions.asked is None
     with pytest.raises(UsageError, match="asks for input"):
         await agent.answer("mine", wait=SOON)
     assert (await person.read(result.execution, wait=0)).status == "asking"
@@ -348,7 +348,7 @@ async def test_forged_questions_end_with_the_cell_and_harm_nothing(agent: Kernel
     result = await agent.execute(FORGED, timeout=SOON, ask=ask)
     assert result.status == "ok"
     assert (await agent.execute("input('real? ')", timeout=SOON, ask=ask)).status == "ok"
-    assert agent._asked is None
+    assert agent._questions.asked is None
     await is_free(person)
 
 
@@ -382,6 +382,6 @@ async def test_nothing_is_kept_of_a_question_beyond_its_cell(agent: KernelSessio
     for _ in range(3):
         await asking(agent, "input()")
         await agent.answer("", wait=SOON)
-    assert not agent._news
-    assert not agent._fences
-    assert agent._asked is None
+    assert not agent._sent._cells
+    assert not agent._requests._fences
+    assert agent._questions.asked is None

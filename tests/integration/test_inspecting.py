@@ -264,7 +264,7 @@ async def test_an_object_can_be_inspected_while_a_long_cell_runs_or_the_kernel_s
     assert (await kernels.inspection("Account")).line == 2
     session: Any = next(iter(kernels._connected.values())).session
     session._channels.kernel_info = {**session._channels.kernel_info, "supported_features": []}
-    session._subshell = None
+    session._subshell._id = None
     with pytest.raises(KernelBusy, match="no subshells"):
         await kernels.inspection("during")
     await kernels.interrupt()

@@ -173,7 +173,7 @@ async def test_a_signal_that_was_dropped_because_the_cell_had_only_just_begun_is
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = 0
-    send = pair.agent._send_interrupt
+    send = pair.agent._interrupts.send
 
     async def drop_the_first() -> None:
         nonlocal sent
@@ -182,7 +182,7 @@ async def test_a_signal_that_was_dropped_because_the_cell_had_only_just_begun_is
             await send()
 
     # the moment in which IPython drops one cannot be met at will
-    monkeypatch.setattr(pair.agent, "_send_interrupt", drop_the_first)
+    monkeypatch.setattr(pair.agent._interrupts, "send", drop_the_first)
     call = await started(pair.agent, "import time; time.sleep(30)", timeout=SOON)
     assert (await pair.agent.interrupt()).status == "error"
     await call
@@ -261,7 +261,7 @@ async def test_a_cancelled_queued_cell_is_interrupted_when_it_starts(pair: Pair)
     await until(lambda: pair.agent.state().state == "busy")
     pair.agent._others.requests.clear()
     call = asyncio.create_task(pair.agent.execute("import time; time.sleep(30); q = 1", timeout=SOON))
-    await until(lambda: pair.agent._current is not None)
+    await until(lambda: pair.agent.runs_a_cell)
     call.cancel()
     await cell
     assert await pair.value("'q' in globals()") == "False"
@@ -315,9 +315,7 @@ async def test_of_many_cells_only_the_last_are_kept_in_memory(pair: Pair) -> Non
     for number in range(15):
         await pair.agent.execute(f"{number}", timeout=SOON)
     assert [each.number for each in pair.agent.executions] == [14, 15]
-    assert not pair.agent._finished
-    assert not pair.agent._graces
-    assert not pair.agent._listeners
+    assert not pair.agent._sent._cells
 
 
 async def test_our_cell_whose_idle_came_before_its_reply_is_not_taken_for_the_one_that_runs(pair: Pair) -> None:
@@ -411,7 +409,7 @@ async def test_a_killed_kernel_ends_the_call_at_once_with_the_reason(host_kernel
 async def test_a_call_that_waits_for_its_turn_learns_of_the_death_too(host_kernel: Any, pair: Pair) -> None:
     await started(pair.person, "import time; time.sleep(30)", timeout=SOON)
     call = asyncio.create_task(pair.agent.execute("1", timeout=SOON))
-    await until(lambda: bool(pair.agent._replies))
+    await until(lambda: bool(pair.agent._requests._replies))
     host_kernel.process.kill()
     with pytest.raises(KernelDied, match="Nothing was executed"):
         await call

@@ -117,8 +117,7 @@ def test_whatever_a_kernel_sends_beside_them_its_reply_and_idle_end_the_cell(
         assert session.state().state in {"idle", "busy"}
         str(session.banner)
         await session.close()
-        assert not session._finished
-        assert not session._listeners
+        assert not session._sent._cells
         return result
 
     assert asyncio.run(scenario()).status == "ok"
@@ -225,11 +224,11 @@ def test_the_idle_is_waited_for_as_long_as_anything_comes_before_it_and_then_tol
         execution = session.executions.get(1)
         assert execution
         wire.answer(msg_id, "iopub", "stream", {"name": "stdout", "text": "a"})
-        session._idle_never_came(execution)  # as the loop calls it, a second after the reply
+        session._sent.idle_never_came(execution)  # as the loop calls it, a second after the reply
         ended_early = execution.done
         wire.answer(msg_id, "iopub", "stream", {"name": "stdout", "text": "b"})
-        session._heard = float("-inf")
-        session._idle_never_came(execution)
+        session._sent.heard = float("-inf")
+        session._sent.idle_never_came(execution)
         result = await call
         await session.close()
         return ended_early, result

@@ -1,0 +1,348 @@
+"""The session itself: what may be asked of it, what it receives, and its end.
+
+The one rule: all that comes from the kernel is taken here, in the order in which it came, and handed to whom it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+
+from bridge import terminal
+from bridge.channels import Channels
+from bridge.connection import ConnectionInfo
+from bridge.errors import KernelDied, NoSuchKernel, UsageError
+from bridge.execution import Execution, Executions
+from bridge.journal import Book, Record
+from bridge.messages import Message, mapping, text_of
+from bridge.others import Others
+from bridge.outputs import Result
+from bridge.session.background import Background
+from bridge.session.interrupts import Interrupts
+from bridge.session.questions import Ask, Asked, Questions, require_whole_characters
+from bridge.session.requests import Requests
+from bridge.session.sent import OnMessage, Sent
+from bridge.session.subshell import Subshell
+from bridge.session.turns import OnSend, SessionState, Turns
+
+# How long an interrupted cell may take to end before the caller is told that it has not.
+INTERRUPT_WAIT = 3.0
+# Text of many small writes may wait that long to be written to the journal together.
+WRITE_DELAY = 0.5
+# Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
+RESENDS = 5
+
+
+class KernelSession:
+    """The connection; made by `open_session`."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        explain: Callable[[], Awaitable[str]],
+        executions: Executions,
+        book: Book | None,
+        on_activity: Callable[[], None] | None,
+        patience: float,
+    ) -> None:
+        self._channels = channels
+        self._explain = explain
+        self._book = book
+        if book:
+            book.speaks(channels.kernel_info.get("language_info"))
+        self.executions = executions
+        """All that were sent to this kernel, also by the sessions before this one."""
+        self.reason = ""
+        """Once lost: one sentence, what happened to the kernel or the way to it."""
+        self._lost = asyncio.Event()
+        self._losing: asyncio.Task[None] | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        self._background = Background()
+        self._others = Others(self._record_of_others, on_activity or (lambda: None))
+        self._requests = Requests(channels, self._why_lost)
+        self._sent = Sent(lambda execution: self._questions.close_of(execution))  # noqa: PLW0108 - made below
+        self._interrupts = Interrupts(
+            *(self._requests, self._sent, self._others, self._background),
+            sending=lambda: self._questions.close(),  # noqa: PLW0108 - made below
+        )
+        self._questions = Questions(
+            *(channels, self._requests, self._sent, self._interrupts, self._background), patience=patience
+        )
+        self._turns = Turns(channels, self._requests, self._sent, self._others, executions, self._recorded)
+        self._subshell = Subshell(channels, self._requests, self._turns)
+        channels.start(self._receive, self._disconnected)
+        self._turns.begin(self._background)
+
+    # -- what it is
+
+    @property
+    def kernel(self) -> str:
+        """The kernel process's own id; another value is another process with no variables of this one."""
+        return self._channels.kernel
+
+    @property
+    def info(self) -> ConnectionInfo:
+        """Where it is connected to."""
+        return self._channels.info
+
+    @property
+    def banner(self) -> str:
+        """The language and version that the kernel tells of itself, e.g. `python 3.13.5`."""
+        language = mapping(self._channels.kernel_info.get("language_info"))
+        return terminal.first_line(f"{text_of(language.get('name')) or 'unknown'} {text_of(language.get('version'))}")
+
+    @property
+    def lost(self) -> bool:
+        """The kernel or the connection is gone (or going); open another session."""
+        return self._losing is not None
+
+    @property
+    def runs_a_cell(self) -> bool:
+        """A cell of ours was sent and has not ended."""
+        return self._sent.current is not None
+
+    def state(self) -> SessionState:
+        """Return what is known now, without asking the kernel."""
+        return self._turns.state()
+
+    def write_what_others_printed(self) -> None:
+        """Write all that others' running cells have printed into the journal now."""
+        self._others.write()
+
+    async def settled(self) -> SessionState:
+        """Return the state once it is known; a kernel that has not answered in turn by then is busy."""
+        return await self._turns.settled()
+
+    # -- executing
+
+    async def execute(
+        self,
+        code: str,
+        *,
+        timeout: float | None,
+        on_message: OnMessage | None = None,
+        ask: Ask | None = None,
+        on_send: OnSend | None = None,
+    ) -> Result:
+        """Run a cell in turn and return its result, or how far it is after `timeout` seconds.
+
+        A result whose status is `running` or `queued` goes on; `read` tells more. Without `ask`, a result comes as soon
+        as the cell asks for input, and `answer` goes on; the time in which `ask` is asked does not count. `on_message`
+        sees each message of the cell as it comes; `on_send` is called each time that it is sent. Raises `KernelBusy`
+        where the kernel was not free in time, and nothing was executed then; `KernelDied` where the session was over
+        before the cell was sent, `KernelNotResponding` where it could not be sent, `UsageError` for code that no
+        message can carry. A cancelled call interrupts its cell.
+        """
+        require_whole_characters(code, "The code", "Nothing was executed")
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        for _ in range(RESENDS):
+            execution = await self._turns.send(code, deadline, on_message, on_send)
+            await self._wait(execution, timeout, deadline, ask)
+            if execution.status != "aborted":
+                break
+        return self._told(execution)
+
+    async def read(
+        self, number: int, *, wait: float, on_message: OnMessage | None = None, ask: Ask | None = None
+    ) -> Result:
+        """Return how far an execution is, after waiting at most `wait` seconds for its end or its next question.
+
+        Raises `NoSuchKernel` for one that is not kept in memory, of which `executions` may tell what the journal has.
+        `on_message` sees its messages instead of the one that `execute` was given while this waits; `ask` as there.
+        """
+        execution = self._kept(number)
+        with self._sent.heard_by(execution, on_message):
+            await self._questions.follow(execution, wait, asyncio.get_running_loop().time() + wait, ask)
+        return self._told(execution)
+
+    def _kept(self, number: int) -> Execution:
+        execution = self.executions.get(number)
+        if execution is None:
+            raise NoSuchKernel(f"Execution {number} is not kept for this kernel.")
+        return execution
+
+    async def interrupt(self) -> Result:
+        """Interrupt our own running cell and return its result; raises `NotOurs` where there is none to interrupt."""
+        execution = self._sent.current
+        if execution is not None and not execution.started:
+            self._interrupts.take_back_once_begun(execution)
+            return self._told(execution)
+        if execution is None or not self._interrupts.is_running(execution):
+            await self.settled()
+            raise self._interrupts.not_ours(is_known=not self._turns.unknown)
+        await self._interrupts.interrupt(execution)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_WAIT):
+                await self._sent.end_of(execution)
+        return self._told(execution)
+
+    async def interrupt_anyones(self) -> bool:
+        """Interrupt whatever runs, for the person whose kernel it is; True if it ended."""
+        await self._interrupts.send()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_WAIT):
+                await self._turns.probe()
+                return True
+        return False
+
+    async def end_kernel(self) -> None:
+        """Ask the kernel process to end, as Jupyter does it, also while a cell runs; its supervisor starts another."""
+        await self._channels.send("control", "interrupt_request", {})
+        await self._channels.send("control", "shutdown_request", {"restart": True})
+
+    async def until_lost(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the end of this session; True if it is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._lost.wait()
+        return self._lost.is_set()
+
+    async def close(self) -> None:
+        """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it."""
+        if self._losing is None:
+            if self._questions.asked is not None:
+                sentence = "The bridge left the kernel, so the cell that asked was interrupted."
+                await self._questions.give_up(self._questions.asked, sentence)
+            await self._subshell.leave()
+            self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
+        await self._losing
+        await self._background.end()
+        await self._channels.close()
+
+    # -- answering
+
+    async def answer(
+        self,
+        text: str,
+        *,
+        number: int | None = None,
+        question: str | None = None,
+        wait: float,
+        on_message: OnMessage | None = None,
+    ) -> Result:
+        """Answer what a cell of ours asks and return how far it is at its end, its next question or after `wait` s.
+
+        `number` is the execution's, left out: the one that asks; `question` the id of the question that is meant, left
+        out: the one that is open. `on_message` takes the place of the one that `execute` was given. Raises `UsageError`
+        where this is not asked (any more), and nothing is sent then. A cancelled call interrupts its cell.
+        """
+        require_whole_characters(text, "The answer", "Nothing was sent")
+        asked = self._open_question(number, question)
+        if on_message:
+            self._sent.listen(asked.execution, on_message)
+        await self._questions.answer(asked, text)
+        await self._wait(asked.execution, wait, asyncio.get_running_loop().time() + wait, None)
+        return self._told(asked.execution)
+
+    async def decline(self, sentence: str, *, number: int, question: str) -> Result:
+        """Interrupt our cell instead of an answer, for the reason in the sentence, and return what became of it.
+
+        Raises as `answer`.
+        """
+        asked = self._open_question(number, question)
+        await self._questions.give_up(asked, sentence)
+        return await self.read(number, wait=INTERRUPT_WAIT)
+
+    def _open_question(self, number: int | None, question: str | None) -> Asked:
+        if number is not None:
+            return self._questions.open_one(self._kept(number), question)
+        if self._questions.asked is None:
+            raise UsageError("No cell that was started through this connection asks for input, so nothing was sent.")
+        return self._questions.open_one(self._questions.asked.execution, question)
+
+    # -- looking
+
+    async def look(self, expression: str) -> str:
+        """Return the text form of an expression's value, evaluated in the user's namespace beside whatever runs.
+
+        No history, no output, no `_`. It cannot be interrupted, so it must be short and call nothing of the user's.
+        Raises `KernelBusy` where a cell runs and the kernel has no subshells (JEP 91), `KernelNotResponding` where the
+        answer does not come in time, `KernelDied`.
+        """
+        return await self._subshell.look(expression)
+
+    # -- waiting
+
+    async def _wait(self, execution: Execution, timeout: float | None, deadline: float | None, ask: Ask | None) -> None:
+        try:
+            await self._questions.follow(execution, timeout, deadline, ask)
+        except asyncio.CancelledError:
+            # whoever has cancelled is told no more of it, also while the cell is being taken back
+            self._sent.listen(execution, None)
+            # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
+            with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
+                if self._interrupts.is_running(execution):
+                    await self._interrupts.interrupt(execution)
+                elif not execution.started:
+                    self._interrupts.take_back_once_begun(execution)
+            raise
+
+    def _told(self, execution: Execution) -> Result:
+        result = execution.result()
+        if result.status == "queued" and not self.lost:
+            ahead = "; ".join(self._others.phrases())
+            return replace(result, notes=(*result.notes, f"It waits behind {ahead}.")) if ahead else result
+        return result
+
+    # -- receiving
+
+    def _receive(self, message: Message) -> None:
+        self._sent.heard = asyncio.get_running_loop().time()
+        if self._book and self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(WRITE_DELAY, self._write)
+        if message.parent_session != self._channels.session:
+            self._others.see(message)
+            return
+        execution = self.executions.of(message.parent_id)
+        if execution is None:
+            self._requests.came(message)
+            return
+        execution.feed(message)
+        self._sent.saw(execution, message)
+        if message.msg_type == "input_request" and execution.running:
+            self._questions.came(execution, message)
+        self._interrupts.saw(execution)
+        if execution.done:
+            self._sent.settle(execution)
+
+    def _write(self) -> None:
+        """Write what cells have printed, for whoever reads the journal while they are silent, or after our death."""
+        self._writing = None
+        for execution in self.executions:
+            execution.write()
+        self._others.write()
+
+    def _recorded(self, msg_id: str, code: str, client: str, username: str, number: int | None = None) -> Record | None:
+        if self._book is None:
+            return None
+        return self._book.begin(
+            kernel=self.kernel, msg_id=msg_id, code=code, client=client, username=username, number=number
+        )
+
+    def _record_of_others(self, message: Message, code: str) -> Record | None:
+        return self._recorded(message.parent_id, code, message.parent_session, message.parent_username)
+
+    # -- losing
+
+    def _disconnected(self) -> None:
+        if self._losing is None:
+            self._losing = asyncio.get_running_loop().create_task(self._lose(None))
+
+    def _why_lost(self) -> str | None:
+        return (self.reason or "The kernel is gone.") if self.lost else None
+
+    async def _lose(self, sentence: str | None) -> None:
+        self.reason = sentence or await self._explain()
+        self._lost.set()
+        for execution in self.executions:
+            execution.lose(self.reason)
+            self._sent.settle(execution)
+        self._others.lose(self.reason)
+        if self._writing:
+            self._writing.cancel()
+        self._requests.lose()

@@ -73,7 +73,10 @@ class Sent:
         """Forget one that was never sent, so that nobody waits for it."""
         self._newest = None
         cell = self._cells.pop(execution.msg_id, None)
-        if cell is not None and cell.on_end:
+        if cell is None:
+            return
+        cell.finished.set()  # the next one in turn waits for it already
+        if cell.on_end:
             cell.on_end(None)
 
     async def end_of(self, execution: Execution) -> None:

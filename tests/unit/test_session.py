@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import KernelError
+from bridge.errors import KernelError, KernelNotResponding
 from bridge.execution import Executions
 from bridge.messages import Channel, Message
 from bridge.outputs import Result, Stream
@@ -211,6 +211,38 @@ def test_a_cell_that_others_clear_from_the_queue_is_sent_again_but_not_for_ever(
     ran, aborted = asyncio.run(scenario())
     assert (ran.status, ran.outputs) == ("ok", (Stream("stdout", "a"),))
     assert aborted.status == "aborted"
+
+
+def test_a_cell_that_cannot_be_sent_holds_up_none_behind_it() -> None:
+    async def scenario() -> Result:
+        wire, blocked = Wire(), asyncio.Event()
+        send = wire.send_message
+
+        async def send_or_fail(channel: Channel, message: dict[str, Any]) -> None:
+            if message["header"]["msg_type"] == "execute_request" and not blocked.is_set():
+                await blocked.wait()
+                raise KernelNotResponding("full")
+            await send(channel, message)
+
+        wire.send_message = send_or_fail  # type: ignore[method-assign]
+        session = opened(wire)
+        first = asyncio.create_task(session.execute("first", timeout=None))
+        while not session.runs_a_cell:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(session.execute("second", timeout=None))
+        for _ in range(10):  # until it waits
+            await asyncio.sleep(0)
+        blocked.set()
+        with pytest.raises(KernelNotResponding):
+            await first
+        msg_id = await wire.next_sent("execute_request")
+        for kind, content in (("status", {"execution_state": "busy"}), ("status", {"execution_state": "idle"})):
+            wire.answer(msg_id, "iopub", kind, content)
+        wire.answer(msg_id, "shell", "execute_reply", {"status": "ok"})
+        async with asyncio.timeout(SOON):
+            return await second
+
+    assert asyncio.run(scenario()).status == "ok"
 
 
 def test_the_idle_is_waited_for_as_long_as_anything_comes_before_it_and_then_told_as_missing() -> None:

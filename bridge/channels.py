@@ -32,6 +32,7 @@ from bridge.messages import Channel, Message
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Message], None]
+OnDisconnect = Callable[[str | None], None]
 # Sending only copies into ZMQ's queue; where even that blocks, the kernel is gone.
 SEND_TIMEOUT = 2.0
 # Between two requests while a kernel starts; ZMQ itself reconnects underneath.
@@ -66,6 +67,7 @@ class Channels:
             "iopub": self._connect(zmq.SUB, info.iopub_port, connect=False),
         }
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
         self.refused_signature = False
         """A message came that our key does not fit."""
 
@@ -90,8 +92,11 @@ class Channels:
         """Send a message made by `new_message`."""
         await self._send(channel, message)
 
-    def start(self, handler: Handler, on_disconnect: Callable[[], None]) -> None:
-        """Deliver every message from now on; `on_disconnect` is called when the control connection drops."""
+    def start(self, handler: Handler, on_disconnect: OnDisconnect) -> None:
+        """Deliver every message from now on; `on_disconnect` is called when the control connection drops.
+
+        It is told why where that is known: a task of ours has failed, so that nothing comes any more.
+        """
         self._handler = handler
         self._on_disconnect = on_disconnect
 
@@ -101,6 +106,7 @@ class Channels:
 
     async def close(self) -> None:
         """Close the sockets; nothing is sent to the kernel. Closing again changes nothing."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         try:
@@ -121,13 +127,15 @@ class Channels:
     async def attach(self, timeout: float) -> None:
         """Connect and wait until the kernel answered and its output is subscribed to; see `open_channels`."""
         self._welcome, self._answer = asyncio.Event(), asyncio.Event()
-        self._handler, self._on_disconnect = self._first_words, lambda: None
+        self._handler, self._on_disconnect = self._first_words, lambda _: None
         nonce = b"attach." + uuid.uuid4().hex.encode()
         self._monitor = self._sockets["control"].get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._tasks = [asyncio.create_task(self._pump(channel, nonce)) for channel in self._sockets]
         self._tasks.append(asyncio.create_task(self._watch(self._monitor)))
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
         iopub = self._sockets["iopub"]
         iopub.setsockopt(zmq.SUBSCRIBE, b"")
         iopub.setsockopt(zmq.SUBSCRIBE, nonce)
@@ -255,7 +263,17 @@ class Channels:
                 connected = True
             elif connected:
                 connected = False
-                self._on_disconnect()
+                self._on_disconnect(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A pump has ended, and unless it was closed whoever waits for what it would have read would wait for ever."""
+        if self._closed:
+            return
+        log.error("a pump of %s failed", self._where(), exc_info=None if task.cancelled() else task.exception())
+        self._on_disconnect(
+            "kernel-bridge itself failed in reading what the kernel sends, which is a bug, so this connection was "
+            "given up; the kernel was left alone, and what runs in it goes on."
+        )
 
     def _parse(self, channel: Channel, frames: list[bytes]) -> Message | None:
         """Verify and parse one message; None for what is not one (a garbled or foreign-signed frame is dropped)."""

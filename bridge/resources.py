@@ -73,6 +73,10 @@ class ServerWithResources(MCPServer[App]):
         handle("resources/subscribe", T.SubscribeRequestParams, self._subscribe)
         handle("resources/unsubscribe", T.UnsubscribeRequestParams, self._unsubscribe)
 
+    async def serve_on(self, comes: Any, goes: Any) -> None:
+        """Serve one client, in the era that it begins with, on streams of the SDK's `SessionMessage`."""
+        await self._lowlevel_server.run(comes, goes, self._lowlevel_server.create_initialization_options())
+
     async def _list(self, ctx: Request, _: T.PaginatedRequestParams | None) -> T.ListResourcesResult:
         """Return the activity of each connected kernel."""
         resources = [

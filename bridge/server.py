@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,9 +21,11 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.types import INTERNAL_ERROR
 from pydantic import BaseModel
 
+from bridge.ending import Ending
 from bridge.errors import BridgeError
 from bridge.policy import Policy
 from bridge.resources import ServerWithResources
+from bridge.stdio import Stdio
 from bridge.tools import App, all_tools
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SHARED = (
 CLOSING = 1.5
 
 
-def build_server(app: App) -> MCPServer[App]:
+def build_server(app: App) -> ServerWithResources:
     """Return the server for one policy, ready to be run on a transport."""
 
     @contextlib.asynccontextmanager
@@ -82,28 +82,30 @@ def make_app(policy: Policy, *, engine: str | None = None, home: str | None = No
 
 
 async def serve_stdio(policy: Policy, *, engine: str | None = None, home: str | None = None) -> None:
-    """Serve one client on stdin and stdout until it closes them or a signal comes; kernels live on."""
+    """Serve one client on stdin and stdout until it closes one of them or a signal comes; then the process ends."""
     app = make_app(policy, engine=engine, home=home)
-    async with anyio.create_task_group() as group:
-        # the SDK's stdio reader is a thread that a signal does not wake, so the process is ended outright
-        group.start_soon(end_on_signal, lambda: leave(app))
-        await build_server(app).run_stdio_async()
-        await leave(app)
-        group.cancel_scope.cancel()
+    server = build_server(app)
+    served = asyncio.Event()
+
+    async def end() -> None:
+        # First, while nothing is cancelled yet, for that would interrupt cells: who waits for one is told that its
+        # kernel was left, and it goes on.
+        if await leave(app):
+            await client.close()  # which cancels a start, so that what it has made is removed
+            await served.wait()
+
+    ending = Ending(end)
+    client = Stdio(ending.client_left)
+    await client.serve(server.serve_on)
+    served.set()
+    await anyio.sleep_forever()
 
 
-async def end_on_signal(leave: Callable[[], Awaitable[None]]) -> None:
-    """Once a signal to end comes, leave and end the process by its number."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            await leave()
-            os._exit(128 + number)
-
-
-async def leave(app: App) -> None:
-    """Leave all kernels, in bounded time; they live on, and so does what runs in them."""
-    with anyio.move_on_after(CLOSING, shield=True):
+async def leave(app: App) -> bool:
+    """Leave all kernels, in bounded time; they live on, and so does what runs in them. True where all were left."""
+    with anyio.move_on_after(CLOSING, shield=True) as scope:
         await app.agents.close()
+    return not scope.cancelled_caught
 
 
 class Guard:

@@ -27,6 +27,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp
 
 from bridge.agents import IDLE, Agents
+from bridge.ending import Ending
 from bridge.errors import LaunchError, UsageError
 from bridge.http.connections import KEEP_ALIVE, Connection
 from bridge.http.descriptors import most_agents, raise_limit
@@ -35,7 +36,7 @@ from bridge.http.gate import Gate, Site
 from bridge.http.sessions import AT_ONCE, MOST, Sessions
 from bridge.http.taken import by_another_user
 from bridge.policy import Policy
-from bridge.server import build_server, end_on_signal, leave, make_app
+from bridge.server import build_server, leave, make_app
 
 PATH = "/mcp"
 LARGEST_BODY = 4 * 1024 * 1024
@@ -211,9 +212,9 @@ async def serve_http(
         with anyio.move_on_after(LAST_ANSWERS, shield=True):
             await server.ended.wait()
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(end_on_signal, end)
-        await server.serve(sockets=[listener.bound])
+    Ending(end)
+    await server.serve(sockets=[listener.bound])
+    await anyio.sleep_forever()
 
 
 class _Server(uvicorn.Server):
@@ -244,7 +245,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them to `end_on_signal`, which ends us on them as over stdio."""
+        """Leave them to `Ending`, which ends us on them as over stdio."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature

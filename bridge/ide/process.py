@@ -153,7 +153,7 @@ class KernelProcess:
         channels = await open_channels(joined.info, username=self._username, timeout=ANSWER_TIMEOUT)
         channels.ignore_output()
         self._dropped.clear()
-        channels.start(self._hear, self._dropped.set)
+        channels.start(self._hear, lambda _: self._dropped.set())
         self._channels, self._joined = channels, joined
         if channels.kernel != joined.process:  # it has ended since it was found
             self._dropped.set()

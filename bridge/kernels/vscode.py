@@ -43,7 +43,7 @@ async def notebook(info: ConnectionInfo, *, username: str, timeout: float) -> st
     except BridgeError:
         return None
     try:
-        channels.start(take, lambda: None)
+        channels.start(take, lambda _: None)
         # the higher level: the lower one cuts long values short
         question = {"code": VARIABLE, "cursor_pos": len(VARIABLE), "detail_level": 1}
         await channels.send("control", "inspect_request", question)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -35,6 +36,8 @@ INTERRUPT_WAIT = 3.0
 WRITE_DELAY = 0.5
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
+
+log = logging.getLogger(__name__)
 
 
 class KernelSession:
@@ -329,15 +332,20 @@ class KernelSession:
 
     # -- losing
 
-    def _disconnected(self) -> None:
+    def _disconnected(self, sentence: str | None = None) -> None:
         if self._losing is None:
-            self._losing = asyncio.get_running_loop().create_task(self._lose(None))
+            self._losing = asyncio.get_running_loop().create_task(self._lose(sentence))
 
     def _why_lost(self) -> str | None:
         return (self.reason or "The kernel is gone.") if self.lost else None
 
     async def _lose(self, sentence: str | None) -> None:
-        self.reason = sentence or await self._explain()
+        try:
+            self.reason = sentence or await self._explain()
+        except Exception:
+            # whoever waits must be told all the same
+            log.exception("how a kernel was lost could not be found out")
+            self.reason = "The connection to the kernel was lost, and kernel-bridge could not find out why."
         self._lost.set()
         for execution in self.executions:
             execution.lose(self.reason)

@@ -1,8 +1,8 @@
 """The MCP tools, one file each: `tools/NAME.py` holds the one async function `NAME`.
 
 The one rule: this is the border where a `BridgeError` becomes a `ToolError`, the only exception whose text reaches the
-model. Anything else is a bug: the SDK keeps its text from the model and the log has it. The reviewed list of tools with
-their schemas is the golden file `tests/unit/tool_catalogue.json`.
+model. Anything else is a bug: the log has its text, and the model is told that it was one. The reviewed list of tools
+with their schemas is the golden file `tests/unit/tool_catalogue.json`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import logging
 import pkgutil
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import ValidationError
@@ -34,6 +35,14 @@ from bridge.render import to_tool_result
 
 if TYPE_CHECKING:
     from bridge.kernels.registry import Kernels
+
+_FAILED = (
+    "kernel-bridge itself failed in this call, which is a bug; the server's log tells more. The kernels were left as "
+    "they are, with what runs in them; but what this call asked for may have been done, so look (kernel_status, "
+    "list_kernels) before it is repeated."
+)
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,6 +131,9 @@ class _StrictTool(Tool):
                 return await super().run(arguments, context, convert_result)
         except BridgeError as error:
             raise ToolError(str(error)) from error  # of the agent's coming; what a tool raises is one already
+        except UnexpectedToolError:
+            log.exception("%s failed", self.name)
+            raise ToolError(_FAILED) from None
         except ToolError as error:
             if isinstance(error.__cause__, ToolError):
                 _tell_of(error.__cause__.__cause__, self, arguments, request)

@@ -29,7 +29,7 @@ class Other:
         self._idle: dict[str, asyncio.Event] = {}
         self._running: dict[str, asyncio.Event] = {}
         self.subshell = ""
-        channels.start(self._receive, lambda: None)
+        channels.start(self._receive, lambda _: None)
 
     def _receive(self, message: Any) -> None:
         if message.channel == "control" and "subshell_id" in message.content:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "bridge"
 
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
-    {"errors", "replacing"},
+    {"errors", "replacing", "ending"},
     {
         "policy",
         "connection",
@@ -33,7 +33,7 @@ LAYERS = [
     {"kernels"},
     {"render", "progress", "elicitation", "notebooks", "agents"},
     {"tools"},
-    {"resources"},
+    {"resources", "stdio"},
     {"server"},
     {"http"},
     {"ide", "clients"},
@@ -47,7 +47,7 @@ OWNERS = {
     "jupyter_client": {"channels", "ide"},
     "zmq": {"channels", "ide"},
     "yaml": {"policy"},
-    "mcp": {"render", "elicitation", "agents", "tools", "resources", "server", "http", "cli/demo"},
+    "mcp": {"render", "elicitation", "agents", "tools", "resources", "stdio", "server", "http", "cli/demo"},
     "uvicorn": {"http"},
     "starlette": {"http"},
     "click": {"cli"},

@@ -53,7 +53,7 @@ class Ending:
         try:
             leaving.result(LATEST)
         except TimeoutError:
-            log.warning("not all could be left in time; kernels live on")
+            log.warning("not all that was under way has ended in time; kernels live on")
         except Exception:
             log.exception("not all was left as it should be; kernels live on")
         os._exit(128 + number if number else 0)

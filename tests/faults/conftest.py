@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -301,3 +302,24 @@ def cell(tmp_path: Path) -> Cell:
     directory = tmp_path / "cell"
     directory.mkdir()
     return Cell(directory)
+
+
+@pytest.fixture
+def hanging_engine(tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+    """A socket that takes connections and says nothing."""
+    path = tmp_path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        listening.settimeout(SOON)
+        yield f"unix://{path}", listening
+
+
+def asked(listening: socket.socket) -> socket.socket:
+    """Wait until something is asked, and not only looked whether anybody listens."""
+    while True:
+        connection, _ = listening.accept()
+        connection.settimeout(SOON)
+        if connection.recv(1):
+            return connection
+        connection.close()

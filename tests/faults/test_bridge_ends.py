@@ -21,7 +21,7 @@ import docker
 import pytest
 
 from bridge.launchers.docker.owner import current_owner
-from tests.faults.conftest import SOON, Bridge, Cell, End, Serve, run, until
+from tests.faults.conftest import SOON, Bridge, Cell, End, Serve, asked, run, until
 
 
 def runs(kernel: Any, code: str, printed: str) -> None:
@@ -93,17 +93,6 @@ def test_while_a_kernel_does_not_answer(bridge: Serve, hard_end: End, host_kerne
     runs(host_kernel, "print(x)", "42\n")
 
 
-@pytest.fixture
-def hanging_engine(tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """A socket that takes connections and says nothing."""
-    path = tmp_path / "engine.sock"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-        listening.settimeout(SOON)
-        yield f"unix://{path}", listening
-
-
 def test_while_the_engine_says_nothing(bridge: Serve, hard_end: End, hanging_engine: tuple[str, socket.socket]) -> None:
     address, listening = hanging_engine
     server = bridge("--engine", address).greet()
@@ -112,14 +101,36 @@ def test_while_the_engine_says_nothing(bridge: Serve, hard_end: End, hanging_eng
         hard_end(server)
 
 
-def asked(listening: socket.socket) -> socket.socket:
-    """Wait until something is asked, and not only looked whether anybody listens."""
-    while True:
-        connection, _ = listening.accept()
-        connection.settimeout(SOON)
-        if connection.recv(1):
-            return connection
-        connection.close()
+# -- signals
+
+
+def test_another_signal_while_it_leaves_neither_hurries_nor_hinders(bridge: Serve, host_kernel: Any) -> None:
+    server = bridge().greet()
+    server.connect(host_kernel)
+    server.call("list_variables")
+    os.kill(host_kernel.process.pid, signal.SIGSTOP)  # so that leaving takes a while
+    try:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "being stopped" in str(server.answer(server.start_call("list_kernels"))), "its leaving")
+        for _ in range(3):
+            server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGHUP)
+        server.stdin.close()
+        assert server.until_ended() == 143
+    finally:
+        os.kill(host_kernel.process.pid, signal.SIGCONT)
+    assert "Traceback" not in server.log.read_text()
+
+
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from bridge.__main__ import main; main()"
+
+
+def test_a_signal_that_whoever_started_it_has_it_ignore_is_ignored(bridge: Serve) -> None:
+    server = bridge(program=("-c", NOHUP)).greet()
+    server.process.send_signal(signal.SIGHUP)
+    server.ask("tools/list")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.until_ended() == 143
 
 
 # -- sandboxes

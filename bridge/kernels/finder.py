@@ -155,7 +155,10 @@ class Finder:
         raise AmbiguousKernel(f"{which!r} fits several kernels; name one by its path: {', '.join(rows)}.")
 
     async def _answers(self, found: Found) -> bool:
-        return found.file is None or (await self._answer(found.file.info))[1] is None
+        if found.sandbox:
+            return found.sandbox.state != "ended"
+        assert found.file  # noqa: S101 - it is one or the other
+        return (await self._answer(found.file.info))[1] is None
 
     async def _at(self, path: Path) -> Found:
         named = KernelFile.sandbox_name(path.name)
@@ -183,7 +186,7 @@ class Finder:
     async def _named(self, name: str, *, surely: bool = False) -> list[Found]:
         """Return the sandboxes of that name, of which only docker compose can make a second one.
 
-        Raises where the engine does not tell of one that is `surely` there, or whose file is; and for one of compose's
+        One that has ended is among them where none runs, so that whoever connects to it is told how. Raises where the engine does not tell of one that is `surely` there, or whose file is; and for one of compose's
         that has ended.
         """
         sandboxes, trouble = await self._sandboxes.known()
@@ -195,7 +198,7 @@ class Finder:
         running = [each for each in those if each.state != "ended"]
         if not running and (over := next((each for each in those if each.composed), None)):
             raise composed_ended(over.connection_file)
-        return [Found(each.connection_file.resolve(), sandbox=each) for each in running]
+        return [Found(each.connection_file.resolve(), sandbox=each) for each in running or those]
 
     async def _answer(self, info: ConnectionInfo) -> tuple[str, str | None]:
         """Return the id of the kernel that answers, or why none does. Nothing is queued in anybody's kernel."""

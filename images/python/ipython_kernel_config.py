@@ -3,14 +3,18 @@
 The one rule: only the person can undo it. A `profile_default/ipython_kernel_config.py` in HOME comes after this file.
 """
 
+import contextlib
 import json
 import os
+import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
 from jupyter_client import session
 from jupyter_client.jsonutil import json_clean, json_default
 from traitlets.config import get_config
@@ -46,6 +50,51 @@ def do_shutdown(kernel: IPythonKernel, restart: bool) -> Any:  # noqa: FBT001 - 
     return shut_down(kernel, restart)  # type: ignore[no-untyped-call]
 
 
+class OutOfMemory:
+    """Tells, in the output of a cell, of processes that were killed for want of memory: nobody else would notice.
+
+    The kernel itself goes on, and its cell sees a worker that is gone, for no reason that Python could tell.
+    """
+
+    # cgroup v2, v1
+    COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+    LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+    def __init__(self) -> None:
+        self.before = self.kills()
+
+    def kills(self) -> int:
+        """How often it happened in this container; 0 where the engine does not tell."""
+        for path in self.COUNTERS:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])
+        return 0
+
+    def limit(self) -> str:
+        """The container's limit in words."""
+        for path in self.LIMITS:
+            with contextlib.suppress(OSError, ValueError):
+                return f"{int(path.read_text()) / (1 << 20):.0f} MiB"
+        return "not known"
+
+    def tell(self, *_: Any) -> None:
+        """Called at the end of each cell."""
+        new, self.before = self.kills() - self.before, self.kills()
+        if new > 0:
+            what = "a process was" if new == 1 else f"{new} processes were"
+            print(
+                f"In this sandbox {what} killed: out of memory (the limit is {self.limit()} for all of it together). "
+                "The kernel and its variables are there. Use less at once, or start a sandbox with more memory.",
+                file=sys.stderr,
+            )
+
+
+def init_events(shell: ZMQInteractiveShell) -> None:
+    """Have the end of each cell heard; what a client runs silently, such as a look at the variables, is none."""
+    begin_events(shell)  # type: ignore[no-untyped-call]
+    shell.events.register("post_run_cell", OutOfMemory().tell)
+
+
 # Each cell asks where temporary files go. Python tries the places out by writing, and where everything is full it finds
 # none: then no cell runs, also none that would make room.
 tempfile.tempdir = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - in the container, it is the kernel's own
@@ -56,6 +105,7 @@ c.IPKernelApp.exec_lines.append(f"get_ipython().ask_exit = lambda: print({SENTEN
 IPKernelApp.log_connection_info = lambda _: None  # type: ignore[method-assign]
 # In a thread of its own, control, so also while a cell runs.
 shut_down, IPythonKernel.do_shutdown = IPythonKernel.do_shutdown, do_shutdown  # type: ignore[method-assign]
+begin_events, ZMQInteractiveShell.init_events = ZMQInteractiveShell.init_events, init_events  # type: ignore[method-assign,assignment]
 # The setting takes a name that can be imported, and this file is no module.
 vars(session)["well_formed_packer"] = pack
 c.Session.packer = "jupyter_client.session.well_formed_packer"

@@ -1,0 +1,147 @@
+"""Deaths told apart: what happened, what is lost, what to do; and the same name and file work again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Command, command, connect
+from tests.faults.deaths import SOON, begun, container, elsewhere, listed, status, told
+
+__all__ = ["command", "connect"]  # fixtures
+pytestmark = pytest.mark.anyio
+one_era = pytest.mark.parametrize("connect", ["auto"], indirect=True, ids=["modern"])
+
+# How a kernel's process ends, by its own code, and the words for it.
+ENDS = {
+    "exit": ("import os; os._exit(3)", "ended by itself with exit status 3"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "signal 9 (SIGKILL)"),
+    "crash": ("import ctypes; ctypes.string_at(0)", "signal 11 (SIGSEGV)"),
+    "memory": ("hog = bytearray(400 * 2**20)", "ran out of memory (the limit is 160 MiB)"),
+}
+
+
+@pytest.fixture(scope="module")
+def home(command: Command) -> Iterator[tuple[str, Path]]:
+    """A sandbox with little memory, and its connection file."""
+    started = command("up", "deaths", "--memory", "160MiB")
+    assert started.returncode == 0, started.stderr
+    yield "deaths", Path(started.stdout.strip())
+    command("stop", "deaths")
+
+
+@one_era
+@pytest.mark.parametrize(("code", "words"), ENDS.values(), ids=ENDS)
+async def test_how_a_sandboxes_kernel_ended_is_told_and_it_is_back_under_its_name_and_file(
+    connect: Any, home: tuple[str, Path], code: str, words: str
+) -> None:
+    name, file = home
+    written = file.read_text()
+    async with asyncio.timeout(SOON), connect() as agent:
+        await agent.call("connect_to_kernel", connection_file=name)
+        await agent.run("x = 1")
+        text = await told(agent, asyncio.create_task(agent.client.call_tool("execute_code", {"code": code})))
+        assert f"In sandbox deaths the kernel's process {'was ' if 'exit' not in code else ''}" in text
+        assert words in text
+        assert "variables are lost" in text
+        assert "How much of the code ran is not known" in text
+        lost = await status(agent)
+        assert (lost["state"], lost["epoch"], words in lost["reason"]) == ("lost", 1, True)
+        after = await agent.run("'x' in globals()")
+        assert after.startswith(f"Kernel {name} is new (epoch 2): all earlier variables are gone. In sandbox deaths")
+        assert words in after.splitlines()[0]
+        assert after.endswith("False")
+        assert ((await status(agent))["state"], (await status(agent))["epoch"]) == ("idle", 2)
+        [row] = await listed(agent)
+        assert (row["name"], row["state"], row["connected"]) == (name, "alive", True)
+        again = await agent.call("restart_kernel")
+        assert again.startswith(f"Kernel {name} is new (epoch 3): all earlier variables are gone.")
+        assert await agent.run("1 + 1") == "2"
+    assert file.read_text() == written
+    assert elsewhere(file, "print('same file')") == "same file\n"
+
+
+@pytest.mark.parametrize(("code", "words"), ENDS.values(), ids=ENDS)
+def test_the_shell_is_told_how_a_sandboxes_kernel_ended(
+    command: Command, home: tuple[str, Path], code: str, words: str
+) -> None:
+    name, _ = home
+    done = command("run", name, "-c", code)
+    assert done.returncode == 4
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in json.loads(command("status", name, "--json").stdout)["last_ending"]
+    assert command("restart", name).returncode == 0
+    assert command("run", name, "-c", "6 * 7").stdout == "42\n"
+
+
+CONTAINER_ENDS = {
+    "killed": (lambda found: found.kill(), "killed from outside (SIGKILL)"),
+    "stopped": (lambda found: found.stop(), "stopped from outside (SIGTERM)"),
+}
+
+
+@one_era
+@pytest.mark.parametrize(("end", "words"), CONTAINER_ENDS.values(), ids=CONTAINER_ENDS)
+async def test_how_a_sandboxes_container_ended_is_told_and_what_starts_another(
+    connect: Any, command: Command, end: Any, words: str
+) -> None:
+    async with asyncio.timeout(SOON), connect() as agent:
+        await agent.call("start_sandbox", name="ended")
+        call = await begun(agent, "import time; time.sleep(60)")
+        with container("ended") as found:
+            await asyncio.to_thread(end, found)
+        text = await told(agent, call)
+        assert f"Sandbox ended has ended: {words}" in text
+        assert "All its variables are lost" in text
+        lost = await status(agent)
+        assert (lost["state"], words in lost["reason"]) == ("lost", True)
+        for arguments in (("status", "ended"), ("run", "ended", "-c", "1")):
+            refused = await asyncio.to_thread(command, *arguments)
+            assert (refused.returncode, words in refused.stdout + refused.stderr) == (4, True), refused
+        [row] = await listed(agent)
+        assert (row["name"], row["state"].startswith(f"ended: {words}")) == ("ended", True)
+        refused = await agent.refused("execute_code", code="1")
+        assert words in refused
+        assert "Nothing was executed" in refused
+        assert "start_sandbox" in refused
+        await agent.call("start_sandbox", name="ended")
+        try:
+            assert await agent.run("6 * 7") == "42"
+        finally:
+            await agent.call("stop_sandbox", kernel="ended")
+
+
+@one_era
+async def test_a_paused_sandbox_is_told_with_what_wakes_it_and_its_cell_goes_on(
+    connect: Any, command: Command, home: tuple[str, Path]
+) -> None:
+    name, _ = home
+    async with asyncio.timeout(2 * SOON), connect() as agent:
+        await agent.call("connect_to_kernel", connection_file=name)
+        await agent.run("import threading, pathlib; x = 7; go = pathlib.Path.home() / 'go'; go.unlink(missing_ok=True)")
+        call = await begun(agent, "while not go.exists(): pass\nprint('through')", timeout=1)
+        assert "Still running: execution 2" in agent.text(await call)
+        with container(name) as found:
+            found.pause()
+            try:
+                assert "Still running" in await agent.call("get_execution", execution=2, wait=0.2)
+                refused = await agent.refused("execute_code", code="x", timeout=0.3)
+                assert "busy with execution 2" in refused
+                assert "Nothing was executed" in refused
+                [row] = await listed(agent)
+                assert "docker unpause" in row["state"]
+                assert "docker unpause" in await agent.refused("restart_kernel")
+                for arguments in (("status", name), ("run", name, "-c", "1")):
+                    done = await asyncio.to_thread(command, *arguments)
+                    assert (done.returncode, "docker unpause" in done.stdout + done.stderr) == (4, True), done
+            finally:
+                found.unpause()
+        await agent.call("put_file", path="go", text="")
+        assert (await agent.call("get_execution", execution=2, wait=SOON / 2)).endswith("through")
+        assert await agent.run("x") == "7"

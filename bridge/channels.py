@@ -50,7 +50,7 @@ _PARTS = ("header", "parent_header", "metadata", "content")
 class Channels:
     """The open channels of one kernel process; made by `open_channels`."""
 
-    def __init__(self, info: ConnectionInfo, username: str) -> None:
+    def __init__(self, info: ConnectionInfo, username: str, identity: bytes | None = None) -> None:
         self.info = info
         self.kernel = ""
         """The kernel's own session id: another value means another process behind the same ports."""
@@ -62,6 +62,8 @@ class Channels:
             session=f"{OURS}{uuid.uuid4().hex}",
             check_pid=False,
         )
+        self.identity = identity or self._session.bsession
+        """By which the kernel finds the way back to whoever has sent a request."""
         # one context, so one I/O thread, for all the kernels of this process
         self._context = zmq.asyncio.Context.instance()
         self._sockets: dict[Channel, zmq.asyncio.Socket] = {
@@ -223,7 +225,7 @@ class Channels:
         socket.setsockopt(zmq.IPV6, 1)
         if kind == zmq.DEALER:
             # shell and stdin must have the same identity: the kernel addresses input requests by it
-            socket.identity = self._session.bsession
+            socket.identity = self.identity
             # Only to a kernel that is there: without it a request would wait inside ZMQ for whatever kernel comes next
             # to these ports, and run in that one.
             socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -321,16 +323,19 @@ class Channels:
             return None
 
 
-async def open_channels(info: ConnectionInfo, *, username: str, timeout: float, starting: bool = False) -> Channels:
+async def open_channels(
+    info: ConnectionInfo, *, username: str, timeout: float, starting: bool = False, identity: bytes | None = None
+) -> Channels:
     """Connect to a kernel and prove that it answers to our key, within `timeout` seconds; takes milliseconds normally.
 
+    `identity` is that of channels that are closed by now, to be sent the replies that they were to get.
     `starting`: the kernel was only just launched, so an address where nobody listens yet is no reason to give up.
     Raises `KernelNotResponding` with one sentence that tells the cases apart: nothing listens, not a kernel, a wrong
     key, a kernel that hangs.
     """
     if not starting:
         await _listens(info)
-    channels = Channels(info, username)
+    channels = Channels(info, username, identity)
     try:
         await channels.attach(timeout)
     except BaseException:

@@ -224,7 +224,7 @@ class Execution:
     def close_question(self, note: str | None = None) -> None:
         """Ask no longer: it was answered, or given up for the reason that the note tells."""
         self._question = None
-        self._note(note)
+        self.note(note)
 
     def close(self, note: str | None = None) -> None:
         """Expect nothing more: its idle did not come in time after the reply."""
@@ -288,7 +288,7 @@ class Execution:
             told, self._kept = self._kept, _Kept(KEPT_BYTES)
             self._output(message)
             self._kept = told
-            self._note(LATE.format(self.number))
+            self.note(LATE.format(self.number))
 
     def _close(self) -> None:
         if not self._closed:
@@ -371,20 +371,21 @@ class Execution:
         if self._record:
             self._record.update(display_id, display)
         if self._kept.holds(display_id):
-            self._note(self._kept.update(display_id, display))
+            self.note(self._kept.update(display_id, display))
             return
         display = replace(display, elsewhere=True)
         if self._elsewhere.holds(display_id):
-            self._note(self._elsewhere.update(display_id, display))
+            self.note(self._elsewhere.update(display_id, display))
         else:
-            self._note(self._elsewhere.add(display, display_id))
+            self.note(self._elsewhere.add(display, display_id))
 
     def _keep(self, content: Any, output: DisplayData | ExecuteResult | Error) -> None:
         display_id = _display_id(content)
         place = self._record.add(output, display_id) if self._record else None
-        self._note(self._kept.add(replace(output, place=place), display_id))
+        self.note(self._kept.add(replace(output, place=place), display_id))
 
-    def _note(self, sentence: str | None) -> None:
+    def note(self, sentence: str | None) -> None:
+        """Tell the reader something that is no output, once."""
         # a cell that updates one display a thousand times is told so once
         if sentence and sentence not in self._notes:
             self._notes.append(sentence)

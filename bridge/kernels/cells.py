@@ -5,18 +5,19 @@ The one rule: what is sent to the kernel is in the audit before it is sent; what
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from bridge.addresses import OutputAddress
-from bridge.errors import KernelDied, NoAnswer, NoSuchKernel, NotAudited, UsageError
+from bridge.errors import BridgeError, KernelDied, NoAnswer, NoSuchKernel, NotAudited, UsageError
 from bridge.execution import Executions
 from bridge.journal import Journal
 from bridge.kernels import watching
 from bridge.kernels.connected import Connected
 from bridge.kernels.listing import Outcome
-from bridge.kernels.opening import Opening
+from bridge.kernels.opening import REOPEN_TIMEOUT, Opening
 from bridge.outputs import Output, Result
 from bridge.policy import Calls
 from bridge.session import Ask, OnMessage
@@ -37,7 +38,8 @@ async def execute(
     on_message: OnMessage | None,
     ask: AskFor | None,
 ) -> Outcome:
-    """Run a cell; see `KernelSession.execute`."""
+    """Run a cell; see `KernelSession.execute`. Where only the connection is lost, it is followed on in another one."""
+    deadline = None if timeout is None else time.monotonic() + timeout
     connected = await opening.live(name, timeout)
     run = partial(_run, code=code, ask=ask, timeout=timeout, on_message=on_message)
     try:
@@ -48,7 +50,28 @@ async def execute(
         # it was lost between the look and the sending: nothing was sent, so the call may begin again, once
         connected = await opening.live(connected.name, timeout)
         result = await run(connected)
+    while connected.session.is_adrift(result.execution):
+        left = None if deadline is None else deadline - time.monotonic()
+        connected, trouble = await followed_on(opening, connected, left)
+        if trouble:
+            return Outcome(connected.name, (*connected.take_notices(), trouble), _now(connected, result))
+        result = await connected.session.go_on(
+            result.execution, timeout=left and max(0.0, left), ask=_audited(connected, ask)
+        )
     return Outcome(connected.name, connected.take_notices(), result)
+
+
+async def followed_on(opening: Opening, connected: Connected, timeout: float | None) -> tuple[Connected, str]:
+    """Connect anew to a kernel in which a cell of ours may go on; returns why that could not be done, in a sentence."""
+    try:
+        return await opening.live(connected.name, None if timeout is None else max(timeout, REOPEN_TIMEOUT)), ""
+    except BridgeError as error:
+        return connected, str(error)
+
+
+def _now(connected: Connected, result: Result) -> Result:
+    execution = connected.session.executions.get(result.execution)
+    return execution.result() if execution else result
 
 
 async def _run(connected: Connected, *, code: str, ask: AskFor | None, **given: Any) -> Result:

@@ -186,8 +186,8 @@ class Finder:
     async def _named(self, name: str, *, surely: bool = False) -> list[Found]:
         """Return the sandboxes of that name, of which only docker compose can make a second one.
 
-        One that has ended is among them where none runs, so that whoever connects to it is told how. Raises where the engine does not tell of one that is `surely` there, or whose file is; and for one of compose's
-        that has ended.
+        One that has ended is among them where none runs, so that whoever connects to it is told how. Raises where the
+        engine does not tell of one that is `surely` there, or whose file is; and for one of compose's that has ended.
         """
         sandboxes, trouble = await self._sandboxes.known()
         if trouble and (

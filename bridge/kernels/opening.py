@@ -23,7 +23,7 @@ from bridge.kernels.finder import Found
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher
 from bridge.policy import Attach
-from bridge.session import open_session
+from bridge.session import Loss, open_session
 
 # A kernel that runs answers in milliseconds, also while a cell runs.
 ATTACH_TIMEOUT = 4.0
@@ -108,8 +108,8 @@ class Opening:
         """Open a session and register it under a name that is free by then."""
         place: list[Connected] = []
 
-        async def explain() -> str:
-            return await self._what_became_of(place[0]) if place else "The connection to the kernel was lost."
+        async def explain() -> Loss:
+            return await self._what_became_of(place[0]) if place else Loss("The connection to the kernel was lost.")
 
         book = self._book(sandbox or file.name, file)
         supervised = sandbox is not None or file.info.supervised
@@ -142,7 +142,7 @@ class Opening:
             if not self._connected.has(connected):
                 raise NoSuchKernel(f"{connected.name} was disconnected meanwhile. Nothing was executed.")
             if connected.session.lost:
-                await connected.session.close()
+                await connected.session.let_go()
                 await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
         return connected
 
@@ -161,7 +161,7 @@ class Opening:
                     explain=lambda: self._what_became_of(connected),
                     timeout=timeout,
                     starting=True,
-                    executions=connected.session.executions,
+                    before=connected.session,
                     book=self._book(connected.name, kernel_file),
                     on_activity=lambda: self._on_activity(connected.name),
                     patience=self._patience,
@@ -191,12 +191,13 @@ class Opening:
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.remove(connected)
+        await connected.session.close()
         if connected.sandbox:
             with contextlib.suppress(LaunchError):
                 await self._launcher().sweep()
-            return KernelDied(
-                f"{error} Nothing was executed; the bridge has disconnected: start_sandbox starts another."
-            )
+            # how it ended is told by the engine only until it was removed
+            why = reason if connected.session.left == "nothing" else str(error)
+            return KernelDied(f"{why} Nothing was executed; the bridge has disconnected: start_sandbox starts another.")
         return KernelDied(
             f"{reason} ({error}) Nothing was executed; the bridge has disconnected from it: start it where it was "
             "started, then connect again."
@@ -211,8 +212,8 @@ class Opening:
     def _book(self, name: str, file: KernelFile) -> Book:
         return self._journal.book(name, fingerprint=file.info.fingerprint, spec=file.info.kernel_name)
 
-    async def _what_became_of(self, connected: Connected) -> str:
+    async def _what_became_of(self, connected: Connected) -> Loss:
         if connected.sandbox is None:
             kind = "kernel" if connected.supervised else "host kernel"
-            return f"The {kind} {connected.name} has ended or closed its connection; its variables are gone."
+            return Loss(f"The {kind} {connected.name} has ended or closed its connection; its variables are gone.")
         return await self._sandboxes.what_became_of(connected.sandbox, connected.since)

@@ -162,7 +162,7 @@ class Kernels:
 
     async def what_became_of(self, sandbox: str, since: datetime) -> str:
         """Tell, in one sentence, why the connection to a sandbox was lost that was there `since` a time."""
-        return await self._sandboxes.what_became_of(sandbox, since)
+        return (await self._sandboxes.what_became_of(sandbox, since)).sentence
 
     # -- connecting
 
@@ -253,11 +253,13 @@ class Kernels:
 
         Raises `NoSuchKernel` for a number of which nothing is kept.
         """
-        connected = self._connected.one(name)
+        connected, trouble = self._connected.one(name), ""
+        if connected.session.is_adrift(execution):
+            connected, trouble = await cells.followed_on(self._opening, connected, wait)
         result = await cells.read(
             *(connected, execution, self.policy.calls), wait=wait, cursor=cursor, on_message=on_message, ask=ask
         )
-        return Outcome(connected.name, (), result)
+        return Outcome(connected.name, (trouble,) if trouble else (), result)
 
     def output(self, address: OutputAddress, *, most: int) -> Output:
         """Return one whole output; raises `NoSuchKernel` where there is none, `UsageError` for more bytes than most."""
@@ -275,7 +277,7 @@ class Kernels:
         on_message: OnMessage | None = None,
     ) -> Outcome:
         """Answer what our cell asks and wait on; see `KernelSession.answer`."""
-        connected = self._connected.one(name)
+        connected = await self._asking(name)
         with connected.act("input", execution=execution):
             result = await connected.session.answer(
                 text, number=execution, question=question, wait=wait, on_message=on_message
@@ -285,10 +287,16 @@ class Kernels:
     @refusals_of("interrupt")
     async def decline(self, sentence: str, execution: int, *, name: str, question: str) -> Outcome:
         """Interrupt our cell instead of an answer; see `KernelSession.decline`."""
-        connected = self._connected.one(name)
+        connected = await self._asking(name)
         with connected.act("interrupt", ending=True, execution=execution):
             result = await connected.session.decline(sentence, number=execution, question=question)
         return Outcome(connected.name, connected.take_notices(), result)
+
+    async def _asking(self, name: str | None) -> Connected:
+        """Return the kernel that is meant, connected anew where its cell may ask on though the connection was lost."""
+        connected = self._connected.one(name)
+        is_adrift = connected.session.lost and connected.session.runs_a_cell
+        return await self._opening.live(connected.name) if is_adrift else connected
 
     def untold(self, outcome: Outcome) -> None:
         """Keep the notices of an outcome that is not shown for the next one that is."""

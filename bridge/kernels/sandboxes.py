@@ -21,6 +21,7 @@ from bridge.errors import (
 )
 from bridge.kernels.files import KernelFile
 from bridge.launchers import Launcher, Sandbox
+from bridge.session import Loss
 
 # An engine answers in hundredths of a second, one under heavy load within one.
 PATIENCE = 2.0
@@ -76,21 +77,25 @@ class Sandboxes:
         except BridgeError:
             return None
 
-    async def what_became_of(self, name: str, since: datetime) -> str:
-        """Tell, in one sentence, why the connection to a sandbox was lost that was there `since` a time."""
+    async def what_became_of(self, name: str, since: datetime) -> Loss:
+        """Tell why the connection to a sandbox was lost that was there `since` a time."""
         with contextlib.suppress(LaunchError, TimeoutError):
             async with asyncio.timeout(EXPLAIN_WAIT):
                 while True:
                     sandbox = await self.get(name)
                     if sandbox is None or sandbox.state == "ended":
-                        return ended(name, sandbox)
+                        return Loss(ended(name, sandbox), left="nothing")
                     if sandbox.state == "unreachable":
-                        return f"The gateway of sandbox {name} ended; its kernel and variables live on."
+                        return Loss(
+                            f"The gateway of sandbox {name} ended; its kernel and variables live on.", left="process"
+                        )
                     ending = await self.last_ending(name, since)
                     if ending:
-                        return f"In sandbox {name} {ending}. Its variables are lost; it is started again."
+                        return Loss(f"In sandbox {name} {ending}. Its variables are lost; it is started again.")
                     await asyncio.sleep(EXPLAIN_STEP)
-        return f"The connection to sandbox {name} was lost, for a reason that the engine does not tell."
+        return Loss(
+            f"The connection to sandbox {name} was lost, for a reason that the engine does not tell.", left="process"
+        )
 
 
 def ended(name: str, sandbox: Sandbox | None) -> str:

@@ -1,7 +1,8 @@
 """One live connection to one kernel process: the only package with tasks, locks and time-outs.
 
 The one rule: a session is for one kernel process and one connection. When either ends, the session is over: every
-waiting call is told why, and `kernels` opens another one for the next call. So nothing is ever restored silently.
+waiting call is told why, and `kernels` opens another one for the next call. So nothing is ever restored silently. A
+cell that may run on is handed to that one.
 
 What a shared kernel demands of it (the numbers are those of the design's "Rules of a shared kernel"):
 1. A sent `execute_request` cannot be withdrawn, so it is sent only when nobody else's code is known to run. To wait, a
@@ -21,34 +22,40 @@ from bridge.channels import open_channels
 from bridge.connection import ConnectionInfo
 from bridge.execution import Executions
 from bridge.journal import Book
-from bridge.session.kernel import KernelSession
+from bridge.session.kernel import KernelSession, Loss
 from bridge.session.questions import PATIENCE, Ask
 from bridge.session.sent import OnMessage
 from bridge.session.turns import OnSend, SessionState
 
-__all__ = ["PATIENCE", "Ask", "KernelSession", "OnMessage", "OnSend", "SessionState", "open_session"]
+__all__ = ["PATIENCE", "Ask", "KernelSession", "Loss", "OnMessage", "OnSend", "SessionState", "open_session"]
 
 
 async def open_session(
     info: ConnectionInfo,
     *,
     username: str,
-    explain: Callable[[], Awaitable[str]],
+    explain: Callable[[], Awaitable[Loss]],
     timeout: float,
     starting: bool = False,
-    executions: Executions | None = None,
+    before: KernelSession | None = None,
     book: Book | None = None,
     on_activity: Callable[[], None] | None = None,
     patience: float = PATIENCE,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
 
-    `executions` are those of the session that this one takes the place of: numbers go on, and what was kept is read.
+    `before` is the session that this one takes the place of, its connection closed: numbers go on, what was kept is
+    read, and where the process is the same one, cells of ours that ran are followed on; where it is not, they end.
     `book` is where all cells are kept that are seen from now on; `on_activity` is called when one of someone else's
     begins or ends.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised. After `patience` seconds without an answer a
     cell of ours that asks is interrupted.
     """
-    channels = await open_channels(info, username=username, timeout=timeout, starting=starting)
-    return KernelSession(channels, explain, executions or Executions(), book, on_activity, patience)
+    identity = before.identity if before is not None and before.runs_a_cell else None
+    channels = await open_channels(info, username=username, timeout=timeout, starting=starting, identity=identity)
+    executions = before.executions if before is not None else Executions()
+    session = KernelSession(channels, explain, executions, book, on_activity, patience)
+    if before is not None:
+        session.go_on_from(before)
+    return session

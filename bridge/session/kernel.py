@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import anyio
 
@@ -39,6 +40,20 @@ RESENDS = 5
 
 log = logging.getLogger(__name__)
 
+LOST_MEANWHILE = "The connection was lost while it ran and is back; what it printed in between is not here."
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a session is over, in one sentence, and what is left then.
+
+    The `process` where it is not known to have ended: then our cell in it may run on. The `kernel`, which may have
+    another process at the same address; or `nothing`.
+    """
+
+    sentence: str
+    left: Literal["process", "kernel", "nothing"] = "kernel"
+
 
 class KernelSession:
     """The connection; made by `open_session`."""
@@ -46,7 +61,7 @@ class KernelSession:
     def __init__(
         self,
         channels: Channels,
-        explain: Callable[[], Awaitable[str]],
+        explain: Callable[[], Awaitable[Loss]],
         executions: Executions,
         book: Book | None,
         on_activity: Callable[[], None] | None,
@@ -61,6 +76,8 @@ class KernelSession:
         """All that were sent to this kernel, also by the sessions before this one."""
         self.reason = ""
         """Once lost: one sentence, what happened to the kernel or the way to it."""
+        self.left: Literal["process", "kernel", "nothing"] = "process"
+        """Once lost: what is left, as `Loss` has it."""
         self._lost = asyncio.Event()
         self._losing: asyncio.Task[None] | None = None
         self._writing: asyncio.TimerHandle | None = None
@@ -88,6 +105,11 @@ class KernelSession:
         return self._channels.kernel
 
     @property
+    def identity(self) -> bytes:
+        """By which the kernel finds the way back to us with a reply."""
+        return self._channels.identity
+
+    @property
     def info(self) -> ConnectionInfo:
         """Where it is connected to."""
         return self._channels.info
@@ -107,6 +129,11 @@ class KernelSession:
     def runs_a_cell(self) -> bool:
         """A cell of ours was sent and has not ended."""
         return self._sent.current is not None
+
+    def is_adrift(self, number: int) -> bool:
+        """Tell whether an execution goes on, as far as is known, without this session, which is over."""
+        execution = self.executions.get(number)
+        return self.lost and execution is not None and not execution.done
 
     def state(self) -> SessionState:
         """Return what is known now, without asking the kernel."""
@@ -141,8 +168,7 @@ class KernelSession:
         message can carry. A cancelled call interrupts its cell.
         """
         require_whole_characters(code, "The code", "Nothing was executed")
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
+        deadline = None if timeout is None else _now() + timeout
         for _ in range(RESENDS):
             execution = await self._turns.send(code, deadline, on_message, on_send)
             await self._wait(execution, timeout, deadline, ask)
@@ -160,7 +186,13 @@ class KernelSession:
         """
         execution = self._kept(number)
         with self._sent.heard_by(execution, on_message):
-            await self._questions.follow(execution, wait, asyncio.get_running_loop().time() + wait, ask)
+            await self._questions.follow(execution, wait, _now() + wait, ask)
+        return self._told(execution)
+
+    async def go_on(self, number: int, *, timeout: float | None, ask: Ask | None) -> Result:
+        """Wait on for a cell that was handed on to this session, as `execute`, whose `on_message` sees it still."""
+        execution = self._kept(number)
+        await self._wait(execution, timeout, None if timeout is None else _now() + timeout, ask)
         return self._told(execution)
 
     def _kept(self, number: int) -> Execution:
@@ -206,14 +238,23 @@ class KernelSession:
         return self._lost.is_set()
 
     async def close(self) -> None:
-        """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it."""
+        """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it.
+
+        Cells that have not ended are lost, as nobody follows them on.
+        """
         if self._losing is None:
             if self._questions.asked is not None:
                 sentence = "The bridge left the kernel, so the cell that asked was interrupted."
                 await self._questions.give_up(self._questions.asked, sentence)
             await self._subshell.leave()
-            self._losing = asyncio.create_task(self._lose("The connection was closed from this side."))
-        await self._losing
+            self._losing = asyncio.create_task(self._lose(Loss("The connection was closed from this side.")))
+        await self.let_go()
+        self._end_cells(self.reason)
+
+    async def let_go(self) -> None:
+        """Close the connection of a session that is over; cells of ours are kept for the session after this one."""
+        if self._losing is not None:
+            await self._losing
         await self._background.end()
         await self._channels.close()
 
@@ -239,7 +280,7 @@ class KernelSession:
         if on_message:
             self._sent.listen(asked.execution, on_message)
         await self._questions.answer(asked, text)
-        await self._wait(asked.execution, wait, asyncio.get_running_loop().time() + wait, None)
+        await self._wait(asked.execution, wait, _now() + wait, None)
         return self._told(asked.execution)
 
     async def decline(self, sentence: str, *, number: int, question: str) -> Result:
@@ -295,15 +336,15 @@ class KernelSession:
     # -- receiving
 
     def _receive(self, message: Message) -> None:
-        self._sent.heard = asyncio.get_running_loop().time()
+        self._sent.heard = _now()
         if self._book and self._writing is None:
             self._writing = asyncio.get_running_loop().call_later(WRITE_DELAY, self._write)
-        if message.parent_session != self._channels.session:
-            self._others.see(message)
-            return
         execution = self.executions.of(message.parent_id)
         if execution is None:
-            self._requests.came(message)
+            if message.parent_session == self._channels.session:
+                self._requests.came(message)
+            else:
+                self._others.see(message)
             return
         execution.feed(message)
         self._sent.saw(execution, message)
@@ -339,18 +380,44 @@ class KernelSession:
     def _why_lost(self) -> str | None:
         return (self.reason or "The kernel is gone.") if self.lost else None
 
-    async def _lose(self, sentence: str | None) -> None:
+    async def _lose(self, loss: Loss | None) -> None:
         try:
-            self.reason = sentence or await self._explain()
+            loss = loss or await self._explain()
         except Exception:
             # whoever waits must be told all the same
             log.exception("how a kernel was lost could not be found out")
-            self.reason = "The connection to the kernel was lost, and kernel-bridge could not find out why."
+            loss = Loss("The connection to the kernel was lost, and kernel-bridge could not find out why.")
+        self.reason, self.left = loss.sentence, loss.left
         self._lost.set()
-        for execution in self.executions:
-            execution.lose(self.reason)
-            self._sent.settle(execution)
+        if self.left == "process":
+            self._questions.suspend()
+            self._sent.set_adrift()
+        else:
+            self._end_cells(self.reason)
         self._others.lose(self.reason)
         if self._writing:
             self._writing.cancel()
         self._requests.lose()
+        # a socket that goes on to try an address where nobody listens may come to be connected with itself, and then
+        # nobody can listen there again
+        await self._channels.close()
+
+    def _end_cells(self, sentence: str) -> None:
+        for execution in self.executions:
+            execution.lose(sentence)
+            self._sent.settle(execution)
+
+    # -- what was sent before the connection was lost
+
+    def go_on_from(self, before: KernelSession) -> None:
+        """Follow on the cells of a session that is over, if the process is the same one; else they have ended."""
+        if before.kernel != self.kernel:
+            before._end_cells(f"{before.reason} Meanwhile the process that ran it has ended.")
+            return
+        for execution in self._sent.take(before._sent):
+            execution.note(LOST_MEANWHILE)
+        self._questions.resume(before._questions)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

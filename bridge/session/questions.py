@@ -74,12 +74,16 @@ class Questions:
     def came(self, execution: Execution, message: Message) -> None:
         """Take the question of a running cell."""
         self._end_asking()  # of the question before, which another client has answered
-        patience = asyncio.get_running_loop().call_later(self._patience, self._nobody_answered)
-        asked = self.asked = Asked(execution, message.header, patience)
+        asked = self._ask(execution, message.header)
         if execution.question is None:
             self._background.start(self.give_up(asked, NEVER_ASKED))
         elif not self._requests.published_is_awaited:  # code can send any number of questions at once
             self._background.start(self._tell())
+
+    def _ask(self, execution: Execution, header: Mapping[str, Any]) -> Asked:
+        patience = asyncio.get_running_loop().call_later(self._patience, self._nobody_answered)
+        self.asked = Asked(execution, header, patience)
+        return self.asked
 
     async def _tell(self) -> None:
         """Tell the caller of a question, once what the cell has printed before it is here."""
@@ -99,6 +103,8 @@ class Questions:
                 async with asyncio.timeout_at(deadline):
                     while not cell.news.is_set():
                         await cell.news.wait()
+            if cell.adrift:
+                return
             if cell.news.is_set() and execution.question is None and not execution.done:
                 cell.news.clear()  # what it asked is over: its reply is here, and its end is on the way
                 continue
@@ -176,6 +182,22 @@ class Questions:
         """End the question of one cell."""
         if self.asked is not None and self.asked.execution is execution:
             self.close()
+
+    # -- across a lost connection
+
+    def suspend(self) -> None:
+        """Wait no longer for the answer of the open question, which the session after this one goes on to ask."""
+        if self.asked is not None:
+            self.asked.patience.cancel()
+            self.asked.over.set()
+
+    def resume(self, before: Questions) -> None:
+        """Go on to ask what the session before this one did."""
+        if before.asked is not None:
+            self._ask(before.asked.execution, before.asked.header)
+            cell = self._sent.of(before.asked.execution)
+            if cell is not None:
+                cell.news.set()
 
     def _end_asking(self) -> None:
         asked, self.asked = self.asked, None

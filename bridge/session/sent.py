@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.execution import Execution
 from bridge.messages import Message
@@ -18,6 +18,9 @@ from bridge.outputs import Result
 # After a reply the idle is milliseconds away, or behind more output; where neither comes any more, the cell has ended
 # all the same (rule 6).
 IDLE_GRACE = 1.0
+
+ENDED_UNSEEN = "It has ended meanwhile; how, and what it printed, was lost with the connection."
+UNSENT = "It was sent just when the connection was lost; whether any of it ran is not known."
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class Cell:
     """After the reply, until the idle is no longer waited for."""
     unwanted: bool = False
     """Nobody waits for it any more: it is interrupted as soon as it starts."""
+    adrift: bool = False
+    """The connection is lost, and nothing more of it comes to whoever waits for it."""
 
 
 class Sent:
@@ -51,6 +56,7 @@ class Sent:
         self._ending = ending
         self._cells: dict[str, Cell] = {}
         self._newest: Execution | None = None
+        self._earlier: list[Execution] = []
         self.heard = 0.0
         """When the kernel was last heard, by the loop's clock."""
 
@@ -84,6 +90,41 @@ class Sent:
         cell = self.of(execution)
         if cell is not None:
             await cell.finished.wait()
+
+    # -- across a lost connection
+
+    def set_adrift(self) -> None:
+        """Have nobody wait here any more for those that have not ended: the connection is lost."""
+        for cell in self._cells.values():
+            if cell.grace is not None:
+                cell.grace.cancel()
+            cell.adrift = True
+            cell.finished.set()
+            cell.news.set()
+
+    def take(self, before: Sent) -> list[Execution]:
+        """Take over those that were sent in a session that is over, and return them."""
+        for msg_id, cell in before._cells.items():
+            self._cells[msg_id] = replace(
+                cell, adrift=False, grace=None, finished=asyncio.Event(), news=asyncio.Event()
+            )
+        self._newest, before._cells = before._newest, {}
+        self._earlier = [each.execution for each in self._cells.values()]
+        return self.earlier
+
+    @property
+    def earlier(self) -> list[Execution]:
+        """Those that were taken over and are not known to have ended."""
+        return [each for each in self._earlier if not each.done]
+
+    def end_unseen(self, executions: list[Execution]) -> None:
+        """End those of which the kernel must have sent the reply before now: it was lost with the connection."""
+        for execution in executions:
+            if execution.replied:
+                self.idle_never_came(execution)
+            elif not execution.done:
+                execution.lose(ENDED_UNSEEN if execution.started else UNSENT)
+                self.settle(execution)
 
     # -- who watches
 

@@ -89,14 +89,16 @@ class Turns:
 
     async def probe(self) -> None:
         """Ask on the shell channel and wait: the kernel answers in turn, after all that was sent to it before."""
-        before = set(self._others.requests)
+        before, earlier = set(self._others.requests), self._sent.earlier
         answered = await self._requests.ask("shell", "kernel_info_request", {})
         await self._requests.reply(answered)
         self.unknown = False
         # what ran before the probe was sent has ended, also where its idle never came
         self._others.free(before)
         # the reply may be ahead of the last outputs, which come on another socket
-        asyncio.get_running_loop().call_later(IDLE_GRACE, self._others.end, before)
+        loop = asyncio.get_running_loop()
+        loop.call_later(IDLE_GRACE, self._others.end, before)
+        loop.call_later(IDLE_GRACE, self._sent.end_unseen, earlier)
 
     # -- a cell's turn
 

@@ -227,25 +227,6 @@ async def test_a_killed_container_is_told_at_once_and_leaves_nothing(connect: An
     assert ours(engine) == {"containers": [], "volumes": []}
 
 
-async def test_a_killed_gateway_is_told_at_once_and_comes_back_with_the_variables(
-    connect: Any, engine: docker.DockerClient
-) -> None:
-    async with connect() as agent, sandbox(agent, "gate") as file:
-        await agent.run("x = 7")
-        ports = file.read_text()
-        cell = await long_cell(agent, "gate", seconds=4)
-        kernel_container(engine, "gate", "gateway").kill()
-        told, seconds = await timed(cell)
-        assert seconds < 2
-        assert "gateway" in told
-        assert "variables live on" in told
-        # the cell went on without us; the next one waits for it
-        after = await agent.run("x, done")
-        assert "variables are intact" in after
-        assert after.endswith("(7, 1)")
-        assert file.read_text() == ports
-
-
 async def test_a_sandbox_whose_gateway_and_file_are_both_lost_comes_back(
     connect: Any, engine: docker.DockerClient
 ) -> None:

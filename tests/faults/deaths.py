@@ -17,7 +17,7 @@ import docker
 from bridge.launchers.docker.owner import current_owner
 
 # Far more than it takes on a busy machine: only a hang fails it.
-SOON = 60.0
+SOON = 40.0
 # What is told at once is told within this, also on a busy machine.
 AT_ONCE = 5.0
 
@@ -26,6 +26,13 @@ async def status(agent: Any) -> dict[str, Any]:
     """Return what kernel_status tells of the only kernel."""
     [only] = (await agent.client.call_tool("kernel_status", {})).structured_content["result"]
     return dict(only)
+
+
+async def why_lost(agent: Any) -> str:
+    """Return why the connection to the only kernel was lost, once that is known."""
+    while not (reason := (await status(agent))["reason"]):
+        await asyncio.sleep(0.02)
+    return str(reason)
 
 
 async def listed(agent: Any) -> list[dict[str, Any]]:

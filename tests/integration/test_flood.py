@@ -10,15 +10,15 @@ import pytest
 
 from bridge.messages import Message
 from bridge.outputs import Stream
-from bridge.session import open_session
+from bridge.session import Loss, open_session
 
 pytestmark = pytest.mark.anyio
 
 SOON = 60.0
 
 
-async def gone() -> str:
-    return "The kernel is gone."
+async def gone() -> Loss:
+    return Loss("The kernel is gone.")
 
 
 async def test_a_flood_on_one_channel_gives_way_to_all_else_and_its_cell_keeps_its_end(

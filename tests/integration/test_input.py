@@ -15,7 +15,7 @@ from bridge.launchers.docker import DockerLauncher
 from bridge.messages import Message
 from bridge.outputs import Error, ExecuteResult, Result, Stream
 from bridge.policy import built_in
-from bridge.session import KernelSession, open_session
+from bridge.session import KernelSession, Loss, open_session
 
 pytestmark = pytest.mark.anyio
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 SOON = 20.0
 
 
-async def gone() -> str:
-    return "The kernel is gone."
+async def gone() -> Loss:
+    return Loss("The kernel is gone.")
 
 
 async def connect(kernel: Any, username: str, **keywords: Any) -> KernelSession:

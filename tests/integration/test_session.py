@@ -22,7 +22,7 @@ from bridge.connection import ConnectionInfo, load
 from bridge.errors import KernelBusy, KernelDied, KernelNotResponding, NoSuchKernel, NotOurs, UsageError
 from bridge.messages import Message
 from bridge.outputs import Error, ExecuteResult, Stream
-from bridge.session import KernelSession, open_session
+from bridge.session import KernelSession, Loss, open_session
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.anyio
 SOON = 20.0
 
 
-async def gone() -> str:
-    return "The kernel is gone."
+async def gone() -> Loss:
+    return Loss("The kernel is gone.")
 
 
 class Pair:
@@ -372,9 +372,7 @@ async def test_what_was_kept_is_read_on_in_the_session_that_takes_the_place_of_a
     await pair.agent.execute("import time; time.sleep(60)", timeout=0.5)
     pair.agent._disconnected()
     await until(pair.agent._lost.is_set)
-    again = await open_session(
-        host_kernel.info, username="agent", explain=gone, timeout=SOON, executions=pair.agent.executions
-    )
+    again = await open_session(host_kernel.info, username="agent", explain=gone, timeout=SOON, before=pair.agent)
     assert (await again.read(1, wait=0)).outputs == (Stream("stdout", "early\n"),)
     assert (await again.read(2, wait=0)).status == "lost"
     with pytest.raises(NotOurs, match="began before this connection"):

@@ -14,7 +14,7 @@ from bridge.errors import KernelError, KernelNotResponding
 from bridge.execution import Executions
 from bridge.messages import Channel, Message
 from bridge.outputs import Result, Stream
-from bridge.session import PATIENCE, KernelSession
+from bridge.session import PATIENCE, KernelSession, Loss
 
 SOON = 5.0
 
@@ -66,8 +66,8 @@ class Wire:
             raise AssertionError(f"{msg_type} {content} was dropped") from error
 
 
-async def gone() -> str:
-    return "The kernel is gone."
+async def gone() -> Loss:
+    return Loss("The kernel is gone.")
 
 
 def opened(wire: Wire) -> KernelSession:

@@ -42,4 +42,4 @@ async def test_one_that_is_just_being_stopped_is_not_told_as_killed(
     if file_is_there:
         file.touch()
     sandboxes = Sandboxes(lambda: cast("Launcher", Engine(file)))
-    assert await sandboxes.what_became_of("lab", datetime.now(UTC)) == expected
+    assert (await sandboxes.what_became_of("lab", datetime.now(UTC))).sentence == expected

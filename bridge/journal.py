@@ -257,7 +257,7 @@ class Journal:
 
     def start(self, cell: int, count: int | None) -> None:
         """Write that the kernel has begun a cell that was sent before."""
-        self._write("UPDATE cells SET began = ?, count = ? WHERE id = ?", time.time(), count, cell)
+        self._write("UPDATE cells SET began = ?, count = ? WHERE id = ?", self.now().timestamp(), count, cell)
 
     def add(
         self, cell: int, place: int, start: int, outputs: Sequence[Output], display_id: str | None

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Connected:
     audit: Audit
     epoch: int = 1
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    begun: float = field(default_factory=time.monotonic)
+    """When its session was opened, by a clock that nobody sets."""
     notices: list[str] = field(default_factory=list)
     """What the next result must say first; kept until one does."""
     reopening: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -57,6 +60,10 @@ class Connected:
             connection_file=str(self.path),
             reason=self.session.reason or None,
         )
+
+    def since_as_of_now(self) -> datetime:
+        """Return when its session was opened, by the host's clock as it goes now: it may have been set meanwhile."""
+        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.begun)
 
     def about(self) -> dict[str, Any]:
         """Return how the audit names it."""

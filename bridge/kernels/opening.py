@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.audit import Audit
-from bridge.errors import BridgeError, KernelDied, KernelNotResponding, LaunchError, NoSuchKernel, NotAudited
+from bridge.connection import load
+from bridge.errors import (
+    BadConnectionFile,
+    BridgeError,
+    EngineUnavailable,
+    KernelDied,
+    KernelNotResponding,
+    LaunchError,
+    NoSuchKernel,
+    NotAudited,
+)
 from bridge.journal import Book, Journal
 from bridge.kernels import files
 from bridge.kernels.connected import Connected, ConnectedKernels, about, free_name
@@ -150,7 +161,7 @@ class Opening:
         reason, before = connected.session.reason, connected.kernel
         try:
             if connected.sandbox:
-                kernel_file = await self._sandboxes.ready(connected.sandbox)
+                kernel_file = await self._ready(connected, connected.sandbox)
             else:
                 kernel_file = files.by_path(connected.path, self._attach)
                 timeout = timeout if connected.supervised else REOPEN_TIMEOUT
@@ -171,7 +182,8 @@ class Opening:
             raise  # it is still connected, and the next call tries again
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
-        connected.kernel, connected.since = connected.session.kernel, datetime.now(UTC)
+        connected.kernel = connected.session.kernel
+        connected.since, connected.begun = datetime.now(UTC), time.monotonic()
         if connected.kernel == before:
             connected.notices.append(
                 f"The connection to {connected.name} was lost and is back; its variables are intact."
@@ -183,11 +195,20 @@ class Opening:
             f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
         )
 
+    async def _ready(self, connected: Connected, sandbox: str) -> KernelFile:
+        try:
+            return await self._sandboxes.ready(sandbox)
+        except EngineUnavailable:
+            # its process is started again by its own supervisor, so it may be there without any engine
+            with contextlib.suppress(BadConnectionFile):
+                return KernelFile(connected.path, load(connected.path))
+            raise
+
     async def _given_up(self, connected: Connected, reason: str, error: BridgeError) -> BridgeError:
         if connected.supervised and not isinstance(error, KernelDied):
             # the sandbox is still there, so it stays connected and the next call tries again
             name = connected.sandbox
-            last = await self._sandboxes.last_ending(name, connected.since) if name else None
+            last = await self._sandboxes.last_ending(name, connected.since_as_of_now()) if name else None
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.remove(connected)
@@ -216,4 +237,4 @@ class Opening:
         if connected.sandbox is None:
             kind = "kernel" if connected.supervised else "host kernel"
             return Loss(f"The {kind} {connected.name} has ended or closed its connection; its variables are gone.")
-        return await self._sandboxes.what_became_of(connected.sandbox, connected.since)
+        return await self._sandboxes.what_became_of(connected.sandbox, connected.since_as_of_now())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,43 @@ def elsewhere(file: Path, code: str) -> str:
     """Run code through Jupyter's own client, which knows nothing of us but the connection file."""
     command = [sys.executable, "-m", "jupyter_client.runapp", "--existing", str(file)]
     return subprocess.run(command, input=code, capture_output=True, text=True, timeout=SOON, check=True).stdout
+
+
+def peak_memory() -> int:
+    """Bytes that the server which the test has started had at the most, as the operating system counted them."""
+    children = (pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split())
+    (server,) = [each for each in children if b"serve" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server}/status").read_text())[0]) * 1024
+
+
+class WayToEngine:
+    """A socket of the test's own that leads to the machine's engine as long as it is not cut off."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.socket)
+
+    async def cut(self) -> None:
+        self._server.close()
+        self.socket.unlink(missing_ok=True)
+        for each in self._ends:
+            each.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection("/var/run/docker.sock")
+        self._ends |= {writer, back}
+        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+
+    @staticmethod
+    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @contextmanager

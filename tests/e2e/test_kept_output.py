@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.deaths import peak_memory
+
 pytestmark = pytest.mark.anyio
 
 MB = 1_000_000
@@ -24,13 +26,6 @@ for number in range(2000):
     sys.stdout.write(text)
     sys.stdout.flush()
 """
-
-
-def peak_memory() -> int:
-    """Bytes that the server had at the most, as the operating system counted them."""
-    children = (pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split())
-    (server,) = [each for each in children if b"serve" in Path(f"/proc/{each}/cmdline").read_bytes()]
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server}/status").read_text())[0]) * 1024
 
 
 async def test_two_hundred_megabytes_cost_little_memory_and_nothing_of_them_is_lost(

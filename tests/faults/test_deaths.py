@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.kernels import connected as of_connected
+from bridge.kernels.registry import Kernels
+from bridge.launchers.docker import DockerLauncher
+from bridge.policy import built_in
 from tests.e2e.conftest import Command, command, connect
-from tests.faults.deaths import SOON, begun, container, elsewhere, listed, status, told
+from tests.faults.deaths import SOON, WayToEngine, begun, container, elsewhere, listed, status, told
 
 __all__ = ["command", "connect"]  # fixtures
 pytestmark = pytest.mark.anyio
@@ -145,3 +151,109 @@ async def test_a_paused_sandbox_is_told_with_what_wakes_it_and_its_cell_goes_on(
         await agent.call("put_file", path="go", text="")
         assert (await agent.call("get_execution", execution=2, wait=SOON / 2)).endswith("through")
         assert await agent.run("x") == "7"
+
+
+HOGS = """
+import concurrent.futures, multiprocessing
+def hog(): return len(bytearray(400 * 2**20))
+with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+    print(pool.submit(hog).exception())
+"""
+
+
+@one_era
+async def test_a_worker_that_runs_out_of_memory_is_told_of_by_its_cell_and_the_kernel_goes_on(
+    connect: Any, command: Command, home: tuple[str, Path]
+) -> None:
+    name, _ = home
+    words = "In this sandbox a process was killed: out of memory (the limit is 160 MiB for all of it together)."
+    async with asyncio.timeout(SOON), connect() as agent:
+        await agent.call("connect_to_kernel", connection_file=name)
+        await agent.run("x = 7")
+        text = await agent.run(HOGS)
+        assert "terminated abruptly" in text
+        assert words in text
+        assert "The kernel and its variables are there." in text
+        assert await agent.run("x") == "7"
+        assert ((await status(agent))["state"], (await status(agent))["epoch"]) == ("idle", 1)
+    done = await asyncio.to_thread(command, "run", name, "-c", HOGS)
+    assert (done.returncode, words in done.stderr) == (0, True)
+
+
+@one_era
+async def test_a_kernel_goes_on_without_the_engine_and_its_death_and_return_are_told_as_far_as_can_be(
+    connect: Any, home: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, file = home
+    engine = WayToEngine(tmp_path / "engine.sock")
+    await engine.open()
+    async with asyncio.timeout(SOON), connect(DOCKER_HOST=f"unix://{engine.socket}") as agent:
+        await agent.call("connect_to_kernel", connection_file=name)
+        await agent.run("x = 7")
+        await engine.cut()
+        assert await agent.run("x") == "7"
+        listing = (await agent.client.call_tool("list_kernels", {})).structured_content
+        assert str(engine.socket) in listing["trouble"]
+        assert str(engine.socket) in await agent.refused("restart_kernel")
+        assert await agent.run("x") == "7"
+        text = agent.text(await agent.client.call_tool("execute_code", {"code": "import os; os._exit(3)"}))
+        assert "for a reason that the engine does not tell" in text
+        assert "Lost: kernel deaths" in text
+        after = await agent.run("'x' in globals()")
+        assert after.endswith("False")
+        assert (await status(agent))["epoch"] == 2
+        await engine.open()
+        assert "epoch 3" in await agent.call("restart_kernel")
+    await engine.cut()
+    assert elsewhere(file, "print('same file')") == "same file\n"
+
+
+class Ahead(datetime):
+    """A clock that is an hour ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+async def test_how_a_kernel_ended_is_told_though_the_clock_was_set_back_meanwhile(
+    home: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = Kernels(built_in(), DockerLauncher, username="agent")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(of_connected, "datetime", Ahead)
+            await kernels.connect(home[0])
+        outcome = await kernels.execute("import os; os._exit(3)", timeout=SOON)
+        assert outcome.result
+        assert "exit status 3" in outcome.result.notes[0]
+    finally:
+        await kernels.close()
+
+
+JUMPS = """
+import itertools, runpy, sys, time
+real, jumps = time.time, itertools.cycle([0, 86400, -86400, 3600])
+time.time = lambda: real() + next(jumps)
+sys.argv[0] = "bridge"
+runpy.run_module("bridge", run_name="__main__")
+"""
+
+
+@one_era
+async def test_while_the_clock_jumps_every_time_out_is_kept_and_every_time_is_told(
+    connect: Any, home: tuple[str, Path]
+) -> None:
+    name, _ = home
+    async with asyncio.timeout(SOON), connect(program=("-c", JUMPS, "serve")) as agent:
+        await agent.call("connect_to_kernel", connection_file=name)
+        before = time.monotonic()
+        assert "Still running" in await agent.run("import time; time.sleep(2); print('end')", timeout=0.5)
+        assert 0.5 <= time.monotonic() - before < 2
+        assert await agent.call("get_execution", execution=1, wait=SOON / 2) == "end"
+        await asyncio.to_thread(elsewhere, home[1], "print('theirs')")
+        activity = await agent.client.call_tool("get_activity", {})
+        assert not activity.is_error
+        [cell] = [each for each in activity.structured_content["cells"] if "theirs" in each["code"]]
+        assert cell["seconds"] >= 0
+        assert "exit status 3" in await agent.refused("execute_code", code="import os; os._exit(3)")

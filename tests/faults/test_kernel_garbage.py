@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import connect
+from tests.faults.deaths import peak_memory
+
+__all__ = ["connect"]  # a fixture
 pytestmark = pytest.mark.anyio
 
 # More than all of it takes on a busy machine, so that only a hang fails it.
@@ -94,3 +99,21 @@ async def test_a_kernel_that_tells_nonsense_of_itself_is_connected_to_and_used(
         assert "could not be looked into" in await agent.refused("list_variables")
         status = await agent.client.call_tool("kernel_status", {})
         assert status.structured_content["result"][0]["language"] == "unknown"
+
+
+@pytest.mark.parametrize("connect", ["auto"], indirect=True, ids=["modern"])
+async def test_a_kernel_that_prints_in_the_smallest_messages_is_kept_up_with(
+    connect: Any, host_kernel: Any, tmp_path: Path
+) -> None:
+    """What is not read as fast as a kernel sends it lies in memory: to drop it would drop the ends of cells too."""
+    sends = """
+kernel = get_ipython().kernel
+parent, content = kernel.get_parent(), {"name": "stdout", "text": "x\\n"}
+for _ in range(100_000): kernel.session.send(kernel.iopub_socket, "stream", content, parent=parent)
+"""
+    async with asyncio.timeout(2 * SOON), connect(XDG_STATE_HOME=str(tmp_path)) as agent:
+        while (await agent.client.call_tool("connect_to_kernel", {"connection_file": str(host_kernel.file)})).is_error:
+            pass
+        shown = await agent.run(sends, timeout=100)
+        assert "get_execution(execution=1, cursor=0) reads all of it" in shown
+        assert peak_memory() < 200 << 20

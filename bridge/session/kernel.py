@@ -375,7 +375,8 @@ class KernelSession:
 
     def _disconnected(self, sentence: str | None = None) -> None:
         if self._losing is None:
-            self._losing = asyncio.get_running_loop().create_task(self._lose(sentence))
+            loss = None if sentence is None else Loss(sentence)
+            self._losing = asyncio.get_running_loop().create_task(self._lose(loss))
 
     def _why_lost(self) -> str | None:
         return (self.reason or "The kernel is gone.") if self.lost else None

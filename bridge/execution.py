@@ -8,7 +8,7 @@ be ahead. `session` owns the waiting.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -439,6 +439,11 @@ class Executions:
             while len(table) > most:
                 del table[next(iter(table))]
         return execution
+
+    def inherit(self, records: Mapping[int, Record]) -> None:
+        """Know the executions of ended bridges by their numbers too; those to come have higher ones."""
+        self._records = dict(sorted({**records, **self._records}.items()))
+        self._next = max([self._next, *(number + 1 for number in records)])
 
     def forget(self, execution: Execution) -> None:
         """Keep it no longer: it was never sent."""

@@ -18,7 +18,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,6 +215,13 @@ class Journal:
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
+    @classmethod
+    def of_ended(cls, file: Path) -> Journal:
+        """Return what an ended bridge has kept, to be read alone; raises `sqlite3.Error` where it cannot be."""
+        journal = cls(None)
+        journal._opened = opened_to_read(file)
+        return journal
+
     def book(self, name: str, *, fingerprint: str = "", spec: str = "") -> Book:
         """Return the part about the kernel that has this name, and these in its connection file."""
         return Book(self, name, fingerprint, spec)
@@ -223,7 +230,7 @@ class Journal:
         """Let others read it, or remove it where nothing is in it."""
         if self._opened is None:
             return
-        empty = self._scalar("SELECT count(*) FROM cells") == 0
+        empty = self._place is not None and self._scalar("SELECT count(*) FROM cells") == 0
         self._opened.close()
         self._opened = None
         if self._place:
@@ -250,6 +257,23 @@ class Journal:
             return 0
         self._grow(len(known["code"]) + ROW)
         return int(cursor.lastrowid or 0)
+
+    def copy(self, cell: Cell, name: str, outputs: Iterable[Output]) -> None:
+        """Add an ended cell of another journal, with output of it, under the name that its kernel has here."""
+        columns = (cell.kernel, name, cell.msg_id, cell.client, cell.username, _encoded(cell.code), cell.count)
+        times = (cell.began.timestamp(), cell.ended.timestamp() if cell.ended else None)
+        cursor = self._write(
+            "INSERT INTO cells (kernel, name, msg_id, client, username, code, count, began, ended, status) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(*columns, *times, cell.status),
+        )
+        if cursor is None:
+            return
+        self._grow(len(columns[5]) + ROW)
+        record = Record(self, int(cursor.lastrowid or 0))
+        for each in outputs:
+            record.add(each)
+        record.write()
 
     def know(self, kernel: str, fingerprint: str, spec: str, language: str) -> None:
         """Write what is known of a kernel process beside its cells."""
@@ -540,6 +564,13 @@ def _prepared(file: Path | str) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def opened_to_read(file: Path) -> sqlite3.Connection:
+    """Open a bridge's journal, of which nothing can be changed so; raises `sqlite3.Error`."""
+    # without its log nobody has it open, and SQLite would leave files of its own beside it
+    alone = "" if file.with_name(f"{file.name}-wal").exists() else "&immutable=1"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
 
 
 def read_cell(row: Any) -> Cell:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.journal import COLUMNS, FILE, Cell, is_held, read_cell, unpacked
+from bridge.journal import COLUMNS, FILE, Cell, is_held, opened_to_read, read_cell, unpacked
 from bridge.outputs import Output
 
 # What reading a file raises that is damaged or gone, or that something else wrote.
@@ -126,10 +126,7 @@ class Seen:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        # without its log nobody has it open, and SQLite would leave files of its own beside it
-        alone = "" if self.file.with_name(f"{self.file.name}-wal").exists() else "&immutable=1"
-        uri = f"{self.file.absolute().as_uri()}?mode=ro{alone}"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
+        with contextlib.closing(opened_to_read(self.file)) as database:
             yield database
 
     def _outputs(self, database: sqlite3.Connection, cell: Cell) -> Iterator[Output | Missing]:
@@ -156,7 +153,8 @@ class Journals:
     def __init__(self, directory: Path) -> None:
         self.troubles: list[str] = []
         """A sentence about each thing there that could not be read."""
-        self._readable: list[Seen] = []
+        self.readable: list[Seen] = []
+        """The oldest first."""
         try:
             places = sorted(directory.iterdir()) if directory.exists() else []
         except OSError as error:
@@ -171,7 +169,7 @@ class Journals:
     def histories(self) -> list[History]:
         """Return what kernels were seen, the one that ran a cell last first."""
         found: dict[str, History] = {}
-        for seen in self._readable:
+        for seen in self.readable:
             for kernel, name, fingerprint, spec, language, first, last, _ in seen.processes:
                 began, last_began = (datetime.fromtimestamp(each, UTC) for each in (first, last))
                 history = found.setdefault(fingerprint or kernel, History(fingerprint or kernel, last_began))
@@ -193,12 +191,12 @@ class Journals:
     def has_forgotten(self, history: History) -> bool:
         """Tell whether a bridge that saw this kernel may have forgotten some of its cells."""
         return any(
-            each.has_forgotten for each in self._readable if {row[0] for row in each.processes} & set(history.processes)
+            each.has_forgotten for each in self.readable if {row[0] for row in each.processes} & set(history.processes)
         )
 
     def _entries(self, process: str) -> list[Entry]:
         records = defaultdict(list)
-        for seen in self._readable:
+        for seen in self.readable:
             if process not in {row[0] for row in seen.processes}:
                 continue
             try:
@@ -215,7 +213,7 @@ class Journals:
             raise ValueError("no bridge of yours made it")
         if not stat.S_ISREG(file.lstat().st_mode):
             raise ValueError(f"its {FILE} is no file")
-        self._readable.append(Seen(file))
+        self.readable.append(Seen(file))
 
     def _pass_over(self, place: Path, error: Exception) -> None:
         why = error.strerror if isinstance(error, OSError) else error

@@ -1,0 +1,169 @@
+"""What the next bridge takes over from those that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.journal import FILE, Journal, Record
+from bridge.kernels.heritage import OTHERS, Heritage
+from bridge.outputs import Output, Stream
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Callable[[], Journal]]:
+    """Make the journal of one more bridge."""
+    made: list[Journal] = []
+
+    def make() -> Journal:
+        made.append(Journal(tmp_path, MiB))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def run(
+    journal: Journal,
+    msg_id: str,
+    text: str = "",
+    *,
+    process: str = "p1",
+    fingerprint: str = "f1",
+    ends: bool = True,
+    **more: Any,
+) -> Record:
+    known = {"code": f"code of {msg_id}", "client": f"client of {msg_id}", "username": "agent", **more}
+    record = journal.book("lab", fingerprint=fingerprint).begin(kernel=process, msg_id=msg_id, **known)
+    record.start(5)
+    if text:
+        record.add(Stream("stdout", text))
+    record.write()
+    if ends:
+        record.end("ok", 5)
+    return record
+
+
+def printed(outputs: Iterator[Output] | tuple[Output, ...]) -> str:
+    return "".join(each.text for each in outputs if isinstance(each, Stream))
+
+
+def text_of(record: Record) -> str:
+    page = record.page(0, text=1000, size=1000)
+    assert page
+    return printed(page.outputs)
+
+
+def test_what_an_ended_bridge_ran_is_read_by_its_number(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    run(journal, "m1", "one", number=1)
+    run(journal, "m2", "two", number=2)
+    journal.close()
+    left = Heritage(tmp_path, "f1")
+    found = left.executions("p1", "agent")
+    assert {number: text_of(record) for number, record in found.items()} == {1: "one", 2: "two"}
+    left.close()
+
+
+@pytest.mark.parametrize(
+    ("process", "username", "fingerprint"),
+    [("p2", "agent", "f1"), ("p1", "another", "f1"), ("p1", "agent", "f2")],
+    ids=["another process", "another agent", "another kernel"],
+)
+def test_what_is_of_another_process_agent_or_kernel_is_not(
+    bridge: Any, tmp_path: Path, process: str, username: str, fingerprint: str
+) -> None:
+    journal = bridge()
+    run(journal, "m1", "one", number=1)
+    run(journal, "m2", "two", number=2, ends=False)
+    journal.close()
+    left = Heritage(tmp_path, fingerprint)
+    assert left.executions(process, username) == {}
+    assert (left.unended(username) is None) == (process == "p1")
+
+
+def test_what_living_bridges_have_is_theirs(bridge: Any, tmp_path: Path) -> None:
+    run(bridge(), "m1", "one", number=1)
+    run(bridge(), "m2", ends=False, number=2)
+    left, heir = Heritage(tmp_path, "f1"), bridge()
+    assert left.executions("p1", "agent") == {}
+    assert left.unended("agent") is None
+    left.give_others(heir, "lab", "p1", "agent")
+    assert heir.count("1") == 0
+
+
+def test_of_two_ended_bridges_the_later_one_has_the_number(bridge: Any, tmp_path: Path) -> None:
+    for text in ("early", "late"):
+        journal = bridge()
+        run(journal, f"m {text}", text, number=1)
+        journal.close()
+    for place in tmp_path.iterdir():  # as by their times, of which they have the seconds
+        place.rename(tmp_path / ("1" if b"early" in (place / FILE).read_bytes() else "2"))
+    left = Heritage(tmp_path, "f1")
+    assert text_of(left.executions("p1", "agent")[1]) == "late"
+    left.close()
+
+
+def test_a_cell_that_has_not_ended_is_claimed_by_one_heir_alone(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    run(journal, "m1", "ended", number=1)
+    run(journal, "m2", "so far", number=2, ends=False)
+    run(journal, "m3", "of a person", username="alice", ends=False)
+    journal.close()
+    first, second = (Heritage(tmp_path, "f1").unended("agent") for _ in range(2))
+    assert first
+    assert second
+    assert (first.cell.msg_id, first.cell.number, first.cell.client) == ("m2", 2, "client of m2")
+    assert printed(first.outputs()) == "so far"
+    assert first.claim()
+    assert not second.claim()
+    assert Heritage(tmp_path, "f1").unended("agent") is None
+
+
+def test_what_others_ran_is_copied_with_when_and_how_it_ended_and_each_cell_once(bridge: Any, tmp_path: Path) -> None:
+    for _ in range(2):  # two bridges saw the same
+        journal = bridge()
+        run(journal, "m1", "hers", username="alice")
+        run(journal, "m2", "ours", number=1)
+        run(journal, "m3", "goes on", username="alice", ends=False)
+        journal.close()
+    heir = bridge()
+    Heritage(tmp_path, "f1").give_others(heir, "another name", "p1", "agent")
+    (cell,) = heir.cells("1")
+    known = [each.began for seen in Heritage(tmp_path, "f1")._seen for each in seen.cells("p1") if each.msg_id == "m1"]
+    assert (cell.name, cell.username, cell.code, cell.status) == ("another name", "alice", "code of m1", "ok")
+    assert (cell.count, cell.client, cell.number) == (5, "client of m1", None)
+    assert cell.ended
+    assert cell.began in known
+    assert text_of(Record(heir, cell.id)) == "hers"
+
+
+def test_of_very_many_cells_of_others_the_newest_are_copied(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    for number in range(OTHERS + 5):
+        run(journal, f"m{number}", username="alice")
+    journal.close()
+    heir = bridge()
+    Heritage(tmp_path, "f1").give_others(heir, "lab", "p1", "agent")
+    assert [each.msg_id for each in heir.cells("1")] == [f"m{number}" for number in range(5, OTHERS + 5)]
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_one(bridge: Any, tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        journal = bridge()
+        run(journal, text, text, number=len(text))
+        journal.close()
+    left = Heritage(tmp_path, "f1")
+    damaged, sound = left._seen
+    damaged.file.write_bytes(b"no database" * 1000)
+    (record,) = left.executions("p1", "agent").values()
+    assert text_of(record) in {"one", "two"}
+    assert sound
+    assert left.unended("agent") is None
+    left.close()

@@ -8,7 +8,7 @@ be ahead. `session` owns the waiting.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -169,6 +169,36 @@ class Execution:
         self._question: Question | None = None
         self._raised: Error | None = None
         self._pages: list[DisplayData] = []
+        self.has_gap = False
+        """The kernel that runs may know more of its output than is here."""
+
+    def resume(self, count: int | None, outputs: Iterable[Output]) -> None:
+        """Know what was seen of it by a bridge that has ended, whose record goes on: `In [n]`, and what it put out."""
+        self._started, self._count = count is not None, count
+        for each in outputs:
+            self._kept.add(each)
+
+    def miss(self, sentence: str) -> None:
+        """Nobody heard what it put out for a while, or how it ended, as the sentence says."""
+        self.has_gap = True
+        self.note(sentence)
+
+    def recover(self, outputs: Sequence[Output], sentence: str) -> None:
+        """Have what the kernel itself has kept of an ended cell in place of the texts, value and error that were heard.
+
+        Displays, which it does not keep, stay as they were, behind that.
+        """
+        displays = [each for each in self._kept.merged() if isinstance(each, DisplayData)]
+        self.has_gap, self._notes = False, [sentence]
+        self._clear()
+        for each in (*outputs, *displays):
+            place = self._record.add(each) if self._record else None
+            self._kept.add(each if isinstance(each, Stream) else replace(each, place=place))
+        if self._ending == "lost":
+            self._failed = any(isinstance(each, Error) for each in outputs)
+            self._ending = "error" if self._failed else "ok"
+        if self._record:
+            self._record.end(self.status, self._count)
 
     @property
     def started(self) -> bool:
@@ -441,9 +471,14 @@ class Executions:
         return execution
 
     def inherit(self, records: Mapping[int, Record]) -> None:
-        """Know the executions of ended bridges by their numbers too; those to come have higher ones."""
+        """Know the ended executions of bridges before this one by their numbers; those to come have higher ones."""
         self._records = dict(sorted({**records, **self._records}.items()))
         self._next = max([self._next, *(number + 1 for number in records)])
+
+    def adopt(self, execution: Execution, record: Record) -> None:
+        """Keep one that a bridge before this one sent, and that may still run."""
+        self._kept[execution.number] = execution
+        self.inherit({execution.number: record})
 
     def forget(self, execution: Execution) -> None:
         """Keep it no longer: it was never sent."""

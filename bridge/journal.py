@@ -205,7 +205,8 @@ class Journal:
     """
 
     def __init__(self, directory: Path | None, limit: int = IN_MEMORY, *, page: int = 8 * PIECE) -> None:
-        self._parent = directory
+        self.parent = directory
+        """Where all bridges' own directories are; None where nothing is kept on disk."""
         self._limit = limit
         self.piece = min(PIECE, max(64, page // 8))
         self._size = 0
@@ -215,13 +216,6 @@ class Journal:
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
-    @classmethod
-    def of_ended(cls, file: Path) -> Journal:
-        """Return what an ended bridge has kept, to be read alone; raises `sqlite3.Error` where it cannot be."""
-        journal = cls(None)
-        journal._opened = opened_to_read(file)
-        return journal
-
     def book(self, name: str, *, fingerprint: str = "", spec: str = "") -> Book:
         """Return the part about the kernel that has this name, and these in its connection file."""
         return Book(self, name, fingerprint, spec)
@@ -230,7 +224,7 @@ class Journal:
         """Let others read it, or remove it where nothing is in it."""
         if self._opened is None:
             return
-        empty = self._place is not None and self._scalar("SELECT count(*) FROM cells") == 0
+        empty = self._scalar("SELECT count(*) FROM cells") == 0
         self._opened.close()
         self._opened = None
         if self._place:
@@ -258,22 +252,21 @@ class Journal:
         self._grow(len(known["code"]) + ROW)
         return int(cursor.lastrowid or 0)
 
-    def copy(self, cell: Cell, name: str, outputs: Iterable[Output]) -> None:
-        """Add an ended cell of another journal, with output of it, under the name that its kernel has here."""
-        columns = (cell.kernel, name, cell.msg_id, cell.client, cell.username, _encoded(cell.code), cell.count)
-        times = (cell.began.timestamp(), cell.ended.timestamp() if cell.ended else None)
+    def copy(self, cell: Cell, outputs: Iterable[Output], *, missing: int) -> Record:
+        """Add a cell of another journal as it is there, with output of it, of which so many bytes are missing here."""
+        began, ended = cell.began.timestamp(), cell.ended.timestamp() if cell.ended else None
+        columns = (cell.kernel, cell.name, cell.msg_id, cell.number, cell.client, cell.username, _encoded(cell.code))
         cursor = self._write(
-            "INSERT INTO cells (kernel, name, msg_id, client, username, code, count, began, ended, status) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(*columns, *times, cell.status),
+            "INSERT INTO cells (kernel, name, msg_id, number, client, username, code, count, began, ended, status, "
+            "missing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(*columns, cell.count, began, ended, cell.status if ended else None, missing),
         )
-        if cursor is None:
-            return
-        self._grow(len(columns[5]) + ROW)
-        record = Record(self, int(cursor.lastrowid or 0))
+        self._grow(len(columns[-1]) + ROW)
+        record = Record(self, 0 if cursor is None else int(cursor.lastrowid or 0))
         for each in outputs:
             record.add(each)
         record.write()
+        return record
 
     def know(self, kernel: str, fingerprint: str, spec: str, language: str) -> None:
         """Write what is known of a kernel process beside its cells."""
@@ -437,9 +430,9 @@ class Journal:
         return self._opened
 
     def _open(self) -> sqlite3.Connection:
-        if self._parent is not None:
+        if self.parent is not None:
             try:
-                self._place = _Place(self._parent, self._limit)
+                self._place = _Place(self.parent, self._limit)
                 return _prepared(self._place.file)
             except (OSError, sqlite3.Error) as error:
                 self._trouble(error)
@@ -564,13 +557,6 @@ def _prepared(file: Path | str) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def opened_to_read(file: Path) -> sqlite3.Connection:
-    """Open a bridge's journal, of which nothing can be changed so; raises `sqlite3.Error`."""
-    # without its log nobody has it open, and SQLite would leave files of its own beside it
-    alone = "" if file.with_name(f"{file.name}-wal").exists() else "&immutable=1"
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
 
 
 def read_cell(row: Any) -> Cell:

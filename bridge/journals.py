@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.journal import COLUMNS, FILE, Cell, is_held, opened_to_read, read_cell, unpacked
+from bridge.journal import COLUMNS, FILE, Cell, is_held, read_cell, unpacked
 from bridge.outputs import Output
 
 # What reading a file raises that is damaged or gone, or that something else wrote.
@@ -126,7 +126,10 @@ class Seen:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(opened_to_read(self.file)) as database:
+        # without its log nobody has it open, and SQLite would leave files of its own beside it
+        alone = "" if self.file.with_name(f"{self.file.name}-wal").exists() else "&immutable=1"
+        uri = f"{self.file.absolute().as_uri()}?mode=ro{alone}"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
             yield database
 
     def _outputs(self, database: sqlite3.Connection, cell: Cell) -> Iterator[Output | Missing]:
@@ -148,15 +151,15 @@ class Seen:
 
 
 class Journals:
-    """All journals in a directory."""
+    """All journals in a directory, or so many of the newest ones."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, newest: int = 0) -> None:
         self.troubles: list[str] = []
         """A sentence about each thing there that could not be read."""
         self.readable: list[Seen] = []
         """The oldest first."""
         try:
-            places = sorted(directory.iterdir()) if directory.exists() else []
+            places = sorted(directory.iterdir())[-newest:] if directory.exists() else []
         except OSError as error:
             self.troubles.append(f"{directory} cannot be looked into ({error.strerror}), so nothing of it is known.")
             return

@@ -11,19 +11,26 @@ from functools import partial
 from typing import Any
 
 from bridge.addresses import OutputAddress
-from bridge.errors import BridgeError, KernelDied, NoAnswer, NoSuchKernel, NotAudited, UsageError
+from bridge.errors import BridgeError, KernelDied, KernelError, NoAnswer, NoSuchKernel, NotAudited, UsageError
 from bridge.execution import Executions
 from bridge.journal import Journal
 from bridge.kernels import watching
 from bridge.kernels.connected import Connected
 from bridge.kernels.listing import Outcome
 from bridge.kernels.opening import REOPEN_TIMEOUT, Opening
+from bridge.looking.outputs import outputs_expression, read_outputs
 from bridge.outputs import Output, Result
 from bridge.policy import Calls
 from bridge.session import Ask, OnMessage
 
 # Of a page of output for what is said around it.
 PAGE_MARGIN = 512
+
+RECOVERED = (
+    "Nobody listened for a while when it ran: its texts, value and error are as the kernel itself has kept them; of "
+    "what it displayed, some may be missing."
+)
+LEFT_OUT = " {} characters in the middle were too many."
 
 AskFor = Callable[[str, str], Awaitable[str | None]]
 """A session's `Ask`, with the kernel's name before the question."""
@@ -58,7 +65,7 @@ async def execute(
         result = await connected.session.go_on(
             result.execution, timeout=left and max(0.0, left), ask=_audited(connected, ask)
         )
-    return Outcome(connected.name, connected.take_notices(), result)
+    return Outcome(connected.name, connected.take_notices(), await _recovered(connected, result))
 
 
 async def followed_on(opening: Opening, connected: Connected, timeout: float | None) -> tuple[Connected, str]:
@@ -97,12 +104,26 @@ async def read(
     executions, result = connected.session.executions, None
     if executions.get(number):
         result = await connected.session.read(number, wait=wait, on_message=on_message, ask=_audited(connected, ask))
+        result = await _recovered(connected, result)
     if result is None or (cursor is not None and result.cursor is not None):
         text, size = (each - PAGE_MARGIN for each in (calls.max_output, calls.max_result))
         result = executions.page(number, cursor or 0, text=text, size=size)
     if result is None:
         raise _not_kept(number, executions)
     return result
+
+
+async def _recovered(connected: Connected, result: Result) -> Result:
+    """Return a result with the output that the kernel itself has kept, where nobody listened for a while."""
+    execution = connected.session.executions.get(result.execution)
+    if execution is None or execution.count is None or not (execution.done and execution.has_gap):
+        return result
+    try:
+        put_out = read_outputs(await connected.session.look(outputs_expression(execution.count)), execution.count)
+    except (KernelError, UsageError):
+        return result  # IPython before 9 keeps none, and the result says already that some is missing
+    execution.recover(put_out.outputs, RECOVERED + (LEFT_OUT.format(put_out.left_out) if put_out.left_out else ""))
+    return execution.result()
 
 
 def output(connected: Connected, journal: Journal, address: OutputAddress, *, most: int) -> Output:

@@ -1,4 +1,4 @@
-"""What ended bridges knew of a kernel, taken over by the one that connects to it now.
+"""What ended bridges knew of a kernel, copied by the one that connects to it now into its own journal.
 
 The one rule: of an ended bridge's journal nothing is changed but the mark that somebody follows its running cell on, so
 that of two heirs only one does. What cannot be read is passed over: the kernel is there all the same.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
+from bridge.execution import Execution
 from bridge.journal import Cell, Journal, Record
 from bridge.journals import UNREADABLE, Journals, Missing, Seen
 from bridge.outputs import Output
 
-# Of what others ran: as much as one answer tells of.
-OTHERS = 50
-# Outputs of each, which are told in short.
-OUTPUTS = 100
+# Bridges that are looked at: to connect takes milliseconds.
+NEWEST = 100
+# Of what others ran as much as one answer tells of; of our own, more than a model remembers the numbers of.
+OTHERS, OWN = 50, 200
+# Bytes of output in all, the newest: copied in a tenth of a second.
+ROOM = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -33,68 +35,95 @@ class Unended:
 
     def claim(self) -> bool:
         """Take it over; False where somebody else has, or where that cannot be written down."""
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.seen.file)) as database:
-            now = datetime.now(UTC).timestamp()
-            with database:
-                changed = database.execute(
-                    "UPDATE cells SET status = 'lost', ended = ? WHERE id = ? AND ended IS NULL", [now, self.cell.id]
-                )
-                return changed.rowcount == 1
-        return False
+        now = datetime.now(UTC).timestamp()
+        return self._mark("UPDATE cells SET status = 'lost', ended = ? WHERE id = ? AND ended IS NULL", now)
 
-    def outputs(self) -> Iterator[Output]:
-        """Yield what it had put out while its bridge lived."""
-        return _kept(self.seen, self.cell)
+    def release(self) -> None:
+        """Leave it to somebody else."""
+        self._mark("UPDATE cells SET status = NULL, ended = ? WHERE id = ?", None)
+
+    def _mark(self, statement: str, ended: float | None) -> bool:
+        try:
+            with contextlib.closing(sqlite3.connect(self.seen.file, isolation_level=None)) as database:
+                return database.execute(statement, [ended, self.cell.id]).rowcount == 1
+        except sqlite3.Error:
+            return False
+
+    def handed_over(self, journal: Journal, name: str) -> tuple[Execution, Record]:
+        """Copy it, with what it had put out while its bridge lived, under the name that its kernel has here."""
+        cell, outputs = replace(self.cell, name=name), list(_kept(self.seen, self.cell))
+        record = journal.copy(cell, outputs, missing=0)
+        execution = Execution(cell.number or 0, cell.msg_id, cell.code, record=record)
+        execution.resume(cell.count, outputs)
+        return execution, record
 
 
 class Heritage:
-    """What ended bridges have left of the kernel whose connection file has this fingerprint, in a directory."""
+    """What ended bridges' journals, the oldest first, have of one kernel."""
 
-    def __init__(self, directory: Path, fingerprint: str) -> None:
-        # the oldest first
-        self._seen = [each for each in Journals(directory).readable if not each.is_living and _knows(each, fingerprint)]
-        self._opened: list[Journal] = []
+    def __init__(self, seen: Sequence[Seen]) -> None:
+        self._seen = seen
 
-    def close(self) -> None:
-        """Read no more of what `executions` has returned."""
-        for each in self._opened:
-            each.close()
-
-    def executions(self, process: str, username: str) -> dict[int, Record]:
-        """Return the ended cells that bridges ran in a process in the name of an agent, by their numbers."""
-        found: dict[int, Record] = {}
-        for seen in self._seen:
-            with contextlib.suppress(*UNREADABLE):
-                numbered = {
-                    each.number: each.id
-                    for each in seen.cells(process)
-                    if each.number and each.ended and each.username == username
-                }
-                if numbered:
-                    self._opened.append(Journal.of_ended(seen.file))
-                    found |= {number: Record(self._opened[-1], cell) for number, cell in numbered.items()}
-        return found
+    @contextlib.contextmanager
+    def claimed(self, username: str) -> Iterator[Unended | None]:
+        """Claim what `unended` returns, for good where the block does not fail; None where that is not to be had."""
+        found = self.unended(username)
+        if found is None or not found.claim():
+            yield None
+            return
+        try:
+            yield found
+        except BaseException:
+            found.release()
+            raise
 
     def unended(self, username: str) -> Unended | None:
         """Return the newest cell that a bridge ran in the name of an agent and of which nobody knows the end."""
         for seen in reversed(self._seen):
             with contextlib.suppress(*UNREADABLE):
-                for process, *_ in seen.processes:
-                    for cell in reversed(seen.cells(process)):
-                        if cell.username == username and cell.number and not cell.ended:
-                            return Unended(cell, seen)
+                cells = [cell for process, *_ in seen.processes for cell in seen.cells(process)]
+                for cell in sorted(cells, key=lambda each: each.began, reverse=True):
+                    if cell.username == username and cell.number and not cell.ended:
+                        return Unended(cell, seen)
         return None
 
-    def give_others(self, journal: Journal, name: str, process: str, username: str) -> None:
-        """Copy the newest cells of others in a process, where that is not this agent, into a journal."""
-        found: dict[str, tuple[Seen, Cell]] = {}
+    def give(self, journal: Journal, name: str, process: str, username: str) -> dict[int, Record]:
+        """Copy what was run in a process under the name that the kernel has here.
+
+        Returns the records of what ran in the name of this agent, by their numbers.
+        """
+        own, others = dict[int, tuple[Seen, Cell]](), dict[str, tuple[Seen, Cell]]()
         for seen in self._seen:
             with contextlib.suppress(*UNREADABLE):
-                for cell in seen.cells(process):
-                    if cell.ended and not (cell.number and cell.username == username):
-                        found[cell.msg_id] = (seen, cell)
-        for seen, cell in sorted(found.values(), key=_ended)[-OTHERS:]:
-            journal.copy(cell, name, islice(_kept(seen, cell), OUTPUTS))
+                for cell in filter(lambda each: each.ended, seen.cells(process)):
+                    if cell.number and cell.username == username:
+                        own[cell.number] = (seen, replace(cell, name=name))
+                    else:
+                        others[cell.msg_id] = (seen, replace(cell, name=name, number=None))
+        chosen = [*sorted(own.values(), key=_began)[-OWN:], *sorted(others.values(), key=_began)[-OTHERS:]]
+        records = dict[int, Record]()
+        for cell, outputs, missing in _within(sorted(chosen, key=_began)):
+            record = journal.copy(cell, outputs, missing=missing)
+            if cell.number:
+                records[cell.number] = record
+        return records
+
+
+def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[tuple[Cell, Iterator[Output], int]]:
+    """Yield each with its output, or with how much that is where newer ones have taken the room."""
+    sizes = [seen.size(cell) for seen, cell in chosen]
+    room, first = ROOM - sum(sizes), 0
+    while room < 0:
+        room += sizes[first]
+        first += 1
+    for place, (seen, cell) in enumerate(chosen):
+        yield (cell, iter(()), sizes[place]) if place < first else (cell, _kept(seen, cell), 0)
+
+
+def read_heritage(directory: Path, fingerprint: str) -> Heritage:
+    """Return what ended bridges have left in a directory of the kernel whose connection file has this fingerprint."""
+    seen = [each for each in Journals(directory, NEWEST).readable if not each.is_living and _knows(each, fingerprint)]
+    return Heritage(seen)
 
 
 def _knows(seen: Seen, fingerprint: str) -> bool:
@@ -105,5 +134,5 @@ def _kept(seen: Seen, cell: Cell) -> Iterator[Output]:
     return (each for each in seen.outputs(cell) if not isinstance(each, Missing))
 
 
-def _ended(found: tuple[Seen, Cell]) -> datetime:
-    return found[1].ended or found[1].began
+def _began(found: tuple[Seen, Cell]) -> datetime:
+    return found[1].began

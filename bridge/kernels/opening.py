@@ -31,6 +31,7 @@ from bridge.kernels import files
 from bridge.kernels.connected import Connected, ConnectedKernels, about, free_name
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Found
+from bridge.kernels.heritage import Heritage, read_heritage
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher
 from bridge.policy import Attach
@@ -123,20 +124,25 @@ class Opening:
             return await self._what_became_of(place[0]) if place else Loss("The connection to the kernel was lost.")
 
         book = self._book(sandbox or file.name, file)
+        left = await self._heritage(file)
         supervised = sandbox is not None or file.info.supervised
         unopened = about(book.name, file.path, supervised=supervised)
-        with self._audit.action("attach", kernel=unopened) as action:
+        with self._audit.action("attach", kernel=unopened) as action, left.claimed(self._username()) as unended:
             session = await open_session(
                 file.info,
                 username=self._username(),
                 explain=explain,
                 timeout=timeout,
                 starting=starting,
+                identity=unended.cell.client.encode() if unended else None,
                 book=book,
                 on_activity=lambda: self._on_activity(book.name),
                 patience=self._patience,
             )
             name = book.name = free_name(sandbox or file.name, self._connected)
+            session.executions.inherit(left.give(self._journal, name, session.kernel, self._username()))
+            if unended and unended.cell.kernel == session.kernel:
+                session.adopt(*unended.handed_over(self._journal, name))
             connected = Connected(
                 *(name, file.path, session, session.kernel, sandbox, supervised, self._audit),
                 processes={session.kernel: 1},
@@ -145,6 +151,11 @@ class Opening:
         place.append(connected)
         self._connected.add(connected)
         return connected
+
+    async def _heritage(self, file: KernelFile) -> Heritage:
+        """Look for what ended bridges knew of a kernel; in a thread, for there may be a thousand files."""
+        place = self._journal.parent
+        return Heritage([]) if place is None else await asyncio.to_thread(read_heritage, place, file.info.fingerprint)
 
     async def live(self, name: str | None, timeout: float | None = None) -> Connected:
         """Return the connected kernel that is meant, with another session where the one it had is over."""

@@ -38,6 +38,7 @@ async def open_session(
     timeout: float,
     starting: bool = False,
     before: KernelSession | None = None,
+    identity: bytes | None = None,
     book: Book | None = None,
     on_activity: Callable[[], None] | None = None,
     patience: float = PATIENCE,
@@ -46,13 +47,15 @@ async def open_session(
 
     `before` is the session that this one takes the place of, its connection closed: numbers go on, what was kept is
     read, and where the process is the same one, cells of ours that ran are followed on; where it is not, they end.
+    `identity` is that of a bridge that has ended, by which the kernel replies to a cell of its that is to be adopted.
     `book` is where all cells are kept that are seen from now on; `on_activity` is called when one of someone else's
     begins or ends.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised. After `patience` seconds without an answer a
     cell of ours that asks is interrupted.
     """
-    identity = before.identity if before is not None and before.runs_a_cell else None
+    if before is not None and before.runs_a_cell:
+        identity = before.identity
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting, identity=identity)
     executions = before.executions if before is not None else Executions()
     session = KernelSession(channels, explain, executions, book, on_activity, patience)

@@ -40,6 +40,7 @@ RESENDS = 5
 
 log = logging.getLogger(__name__)
 
+BRIDGE_ENDED = "The bridge that sent it has ended; what it printed until this one came is not here."
 LOST_MEANWHILE = "The connection was lost while it ran and is back; what it printed in between is not here."
 
 
@@ -414,10 +415,18 @@ class KernelSession:
         """Follow on the cells of a session that is over, if the process is the same one; else they have ended."""
         if before.kernel != self.kernel:
             before._end_cells(f"{before.reason} Meanwhile the process that ran it has ended.")
+            for execution in self.executions:
+                execution.has_gap = False
             return
         for execution in self._sent.take(before._sent):
-            execution.note(LOST_MEANWHILE)
+            execution.miss(LOST_MEANWHILE)
         self._questions.resume(before._questions)
+
+    def adopt(self, execution: Execution, record: Record) -> None:
+        """Follow on a cell that a bridge, which has ended, sent to this process by the identity that is ours now."""
+        self.executions.adopt(execution, record)
+        self._sent.adopt(execution)
+        execution.miss(BRIDGE_ENDED)
 
 
 def _now() -> float:

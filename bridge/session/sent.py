@@ -112,6 +112,11 @@ class Sent:
         self._earlier = [each.execution for each in self._cells.values()]
         return self.earlier
 
+    def adopt(self, execution: Execution) -> None:
+        """Take over one that was sent by a bridge that has ended."""
+        self.add(execution, None)
+        self._earlier = [execution]
+
     @property
     def earlier(self) -> list[Execution]:
         """Those that were taken over and are not known to have ended."""

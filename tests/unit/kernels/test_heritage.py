@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from bridge.errors import KernelNotResponding
 from bridge.journal import FILE, Journal, Record
-from bridge.kernels.heritage import OTHERS, Heritage
+from bridge.kernels import heritage
+from bridge.kernels.heritage import OTHERS, Heritage, read_heritage
 from bridge.outputs import Output, Stream
 
 MiB = 1 << 20
@@ -60,15 +62,22 @@ def text_of(record: Record) -> str:
     return printed(page.outputs)
 
 
+def left(tmp_path: Path, fingerprint: str = "f1") -> Heritage:
+    return read_heritage(tmp_path, fingerprint)
+
+
 def test_what_an_ended_bridge_ran_is_read_by_its_number(bridge: Any, tmp_path: Path) -> None:
     journal = bridge()
     run(journal, "m1", "one", number=1)
     run(journal, "m2", "two", number=2)
     journal.close()
-    left = Heritage(tmp_path, "f1")
-    found = left.executions("p1", "agent")
+    heir = bridge()
+    found = left(tmp_path).give(heir, "another name", "p1", "agent")
     assert {number: text_of(record) for number, record in found.items()} == {1: "one", 2: "two"}
-    left.close()
+    assert [(each.name, each.number, each.status) for each in heir.cells("1")] == [
+        ("another name", 1, "ok"),
+        ("another name", 2, "ok"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +92,17 @@ def test_what_is_of_another_process_agent_or_kernel_is_not(
     run(journal, "m1", "one", number=1)
     run(journal, "m2", "two", number=2, ends=False)
     journal.close()
-    left = Heritage(tmp_path, fingerprint)
-    assert left.executions(process, username) == {}
-    assert (left.unended(username) is None) == (process == "p1")
+    found = left(tmp_path, fingerprint)
+    assert found.give(bridge(), "lab", process, username) == {}
+    assert (found.unended(username) is not None) == (process == "p2")
 
 
 def test_what_living_bridges_have_is_theirs(bridge: Any, tmp_path: Path) -> None:
     run(bridge(), "m1", "one", number=1)
     run(bridge(), "m2", ends=False, number=2)
-    left, heir = Heritage(tmp_path, "f1"), bridge()
-    assert left.executions("p1", "agent") == {}
-    assert left.unended("agent") is None
-    left.give_others(heir, "lab", "p1", "agent")
+    heir = bridge()
+    assert left(tmp_path).unended("agent") is None
+    assert left(tmp_path).give(heir, "lab", "p1", "agent") == {}
     assert heir.count("1") == 0
 
 
@@ -105,9 +113,7 @@ def test_of_two_ended_bridges_the_later_one_has_the_number(bridge: Any, tmp_path
         journal.close()
     for place in tmp_path.iterdir():  # as by their times, of which they have the seconds
         place.rename(tmp_path / ("1" if b"early" in (place / FILE).read_bytes() else "2"))
-    left = Heritage(tmp_path, "f1")
-    assert text_of(left.executions("p1", "agent")[1]) == "late"
-    left.close()
+    assert text_of(left(tmp_path).give(bridge(), "lab", "p1", "agent")[1]) == "late"
 
 
 def test_a_cell_that_has_not_ended_is_claimed_by_one_heir_alone(bridge: Any, tmp_path: Path) -> None:
@@ -116,42 +122,72 @@ def test_a_cell_that_has_not_ended_is_claimed_by_one_heir_alone(bridge: Any, tmp
     run(journal, "m2", "so far", number=2, ends=False)
     run(journal, "m3", "of a person", username="alice", ends=False)
     journal.close()
-    first, second = (Heritage(tmp_path, "f1").unended("agent") for _ in range(2))
-    assert first
-    assert second
+    with left(tmp_path).claimed("agent") as first, left(tmp_path).claimed("agent") as second:
+        assert first
+        assert second is None
     assert (first.cell.msg_id, first.cell.number, first.cell.client) == ("m2", 2, "client of m2")
-    assert printed(first.outputs()) == "so far"
-    assert first.claim()
-    assert not second.claim()
-    assert Heritage(tmp_path, "f1").unended("agent") is None
+    heir = bridge()
+    execution, record = first.handed_over(heir, "lab")
+    assert (execution.number, execution.status, execution.count) == (2, "running", 5)
+    assert printed(execution.result().outputs) == text_of(record) == "so far"
+
+
+def test_a_claim_that_leads_to_nothing_is_released(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    run(journal, "m1", number=1, ends=False)
+    journal.close()
+
+    def fail() -> None:
+        with left(tmp_path).claimed("agent") as found:
+            assert found
+            raise KernelNotResponding("silent")
+
+    with pytest.raises(KernelNotResponding):
+        fail()
+    with left(tmp_path).claimed("agent") as found:
+        assert found
 
 
 def test_what_others_ran_is_copied_with_when_and_how_it_ended_and_each_cell_once(bridge: Any, tmp_path: Path) -> None:
     for _ in range(2):  # two bridges saw the same
         journal = bridge()
         run(journal, "m1", "hers", username="alice")
-        run(journal, "m2", "ours", number=1)
+        run(journal, "m2", "of another agent", username="another", number=1)
         run(journal, "m3", "goes on", username="alice", ends=False)
         journal.close()
     heir = bridge()
-    Heritage(tmp_path, "f1").give_others(heir, "another name", "p1", "agent")
-    (cell,) = heir.cells("1")
-    known = [each.began for seen in Heritage(tmp_path, "f1")._seen for each in seen.cells("p1") if each.msg_id == "m1"]
-    assert (cell.name, cell.username, cell.code, cell.status) == ("another name", "alice", "code of m1", "ok")
-    assert (cell.count, cell.client, cell.number) == (5, "client of m1", None)
-    assert cell.ended
-    assert cell.began in known
-    assert text_of(Record(heir, cell.id)) == "hers"
+    assert left(tmp_path).give(heir, "another name", "p1", "agent") == {}
+    first, second = heir.cells("1")
+    known = [each.began for seen in left(tmp_path)._seen for each in seen.cells("p1") if each.msg_id == "m1"]
+    assert (first.name, first.username, first.code, first.status) == ("another name", "alice", "code of m1", "ok")
+    assert (first.count, first.client, first.number) == (5, "client of m1", None)
+    assert first.ended
+    assert first.began in known
+    assert text_of(Record(heir, first.id)) == "hers"
+    assert (second.username, second.number) == ("another", None)
 
 
-def test_of_very_many_cells_of_others_the_newest_are_copied(bridge: Any, tmp_path: Path) -> None:
+def test_of_very_many_cells_the_newest_are_copied(bridge: Any, tmp_path: Path) -> None:
     journal = bridge()
     for number in range(OTHERS + 5):
         run(journal, f"m{number}", username="alice")
     journal.close()
     heir = bridge()
-    Heritage(tmp_path, "f1").give_others(heir, "lab", "p1", "agent")
+    left(tmp_path).give(heir, "lab", "p1", "agent")
     assert [each.msg_id for each in heir.cells("1")] == [f"m{number}" for number in range(5, OTHERS + 5)]
+
+
+def test_of_very_much_output_the_newest_is_copied_and_the_rest_told_as_missing(
+    bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heritage, "ROOM", 10)
+    journal = bridge()
+    for number, text in enumerate(["too much", "new", "newer"], start=1):
+        run(journal, text, text, number=number)
+    journal.close()
+    found = left(tmp_path).give(bridge(), "lab", "p1", "agent")
+    pages = [found[number].page(0, text=100, size=100) for number in (1, 2, 3)]
+    assert [(printed(page.outputs), page.missing) for page in pages if page] == [("", 8), ("new", 0), ("newer", 0)]
 
 
 def test_a_journal_that_cannot_be_read_keeps_no_other_one(bridge: Any, tmp_path: Path) -> None:
@@ -159,11 +195,8 @@ def test_a_journal_that_cannot_be_read_keeps_no_other_one(bridge: Any, tmp_path:
         journal = bridge()
         run(journal, text, text, number=len(text))
         journal.close()
-    left = Heritage(tmp_path, "f1")
-    damaged, sound = left._seen
-    damaged.file.write_bytes(b"no database" * 1000)
-    (record,) = left.executions("p1", "agent").values()
+    found = left(tmp_path)
+    found._seen[0].file.write_bytes(b"no database" * 1000)
+    (record,) = found.give(bridge(), "lab", "p1", "agent").values()
     assert text_of(record) in {"one", "two"}
-    assert sound
-    assert left.unended("agent") is None
-    left.close()
+    assert found.unended("agent") is None

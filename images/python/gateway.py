@@ -10,7 +10,8 @@ directory as argument it listens on Unix sockets there, of the kernel's own name
 connect. With `--egress RULES` it listens on the ports, and for the kernel on a socket of a second volume, which the
 kernel can only read.
 
-It lives and dies with the kernel's container: the supervisor there listens on the socket `life`. `../README.md` has the
+It lives and dies with the kernel's container: the supervisor there listens on the socket `life`, and is told there
+whether anybody is connected. `../README.md` has the
 contract. Standard library only.
 """
 
@@ -22,6 +23,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ PORTS = {5001: "k-1", 5002: "k-2", 5003: "k-3", 5004: "k-4", 5005: "k-5"}  # she
 LOOPBACK = "127.0.0.1"  # nobody but a health check that the engine runs in here
 LIFE_SECONDS = 120.0
 MAX_CONNECTIONS = 256  # a client needs five or six
+STAYS_SECONDS = 5.0  # who asks only whether a kernel answers, as a listing and a health check do, is gone by then
+NOBODY, SOMEBODY, STAYS = b"0", b"1", b"2"
 
 
 def default_gateway(routes: str) -> str | None:
@@ -55,6 +59,9 @@ class Gateway:
         self._host = host
         self._sockets = sockets
         self._connections = streams.Connections(MAX_CONNECTIONS)
+        self._here: set[object] = set()
+        self._staying: set[object] = set()
+        self._changed = asyncio.Event()
 
     async def serve(self, listener: socket.socket, name: str) -> None:
         """Accept for ever; runs until it is cancelled."""
@@ -62,15 +69,46 @@ class Gateway:
         async def handle(client: socket.socket) -> None:
             kernel = streams.connect(self._sockets / name)
             if kernel is not None:
-                with kernel:
+                with kernel, self._counted():
                     await streams.join(client, kernel)
 
         await self._connections.accept(
             listener, handle, known=lambda address: self._host is None or address[0] in (self._host, LOOPBACK)
         )
 
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Have it known that somebody is connected, as long as the block takes."""
+        one = object()
+        self._here.add(one)
+        self._changed.set()
+        later = asyncio.get_running_loop().call_later(STAYS_SECONDS, self._stay, one)
+        try:
+            yield
+        finally:
+            later.cancel()
+            self._here.discard(one)
+            self._staying.discard(one)
+            self._changed.set()
 
-async def life(path: Path) -> None:
+    def _stay(self, one: object) -> None:
+        self._staying.add(one)
+        self._changed.set()
+
+    async def tell(self, end: socket.socket) -> None:
+        """Write who is connected, now and at each change, one byte each; runs until it is cancelled."""
+        told = b""
+        while True:
+            self._changed.clear()
+            now = STAYS if self._staying else SOMEBODY if self._here else NOBODY
+            if now != told:
+                await asyncio.get_running_loop().sock_sendall(end, now)
+                told = now
+            else:
+                await self._changed.wait()
+
+
+async def life(path: Path, gateway: Gateway) -> None:
     """Return when the kernel's container is gone; raises `TimeoutError` where it never came."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LIFE_SECONDS
@@ -79,11 +117,16 @@ async def life(path: Path) -> None:
             raise TimeoutError
         await asyncio.sleep(0.05)  # no event tells that a socket on a shared volume has begun to listen
     streams.say("ready")
+    telling = asyncio.create_task(gateway.tell(end))
     with end, contextlib.suppress(OSError):
-        while True:
-            if not await loop.sock_recv(end, streams.CHUNK):
-                return
-            await asyncio.sleep(1)  # the supervisor writes nothing; whoever does is not worth our time
+        try:
+            while True:
+                if not await loop.sock_recv(end, streams.CHUNK):
+                    return
+                await asyncio.sleep(1)  # the supervisor writes nothing; whoever does is not worth our time
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
 
 
 async def run(host: str | None, directory: Path | None, door: Any = None) -> int:
@@ -110,7 +153,7 @@ async def run(host: str | None, directory: Path | None, door: Any = None) -> int
     serving = [asyncio.create_task(gateway.serve(listener, name)) for name, listener in listeners.items()]
     if door:
         serving.append(asyncio.create_task(door.serve(way_out)))
-    ends = [asyncio.create_task(life(SOCKETS / "life")), asyncio.create_task(told.wait())]
+    ends = [asyncio.create_task(life(SOCKETS / "life", gateway)), asyncio.create_task(told.wait())]
     await asyncio.wait([*ends, *serving], return_when=asyncio.FIRST_COMPLETED)
     if ends[0].done() and isinstance(ends[0].exception(), TimeoutError):
         streams.say("failed", text=f"no kernel's container appeared within {LIFE_SECONDS:.0f} seconds")

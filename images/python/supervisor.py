@@ -1,7 +1,8 @@
 """PID 1 of a kernel's container: starts the kernel, starts it again after every end, and says how it ended.
 
-The one rule: nothing inside the container can read it, give it orders or keep it from its work. It obeys signals only
-where the kernel of the operating system says that they come from outside the container's process namespace; it is not
+The one rule: nothing inside the container can read it, give it orders or keep it from its work. It obeys signals, and
+believes who says that somebody is connected, only where the kernel of the operating system says that they come from
+outside the container's process namespace; it is not
 dumpable (a process of the same uid could otherwise open `/proc/1/mem`); it sets a filter, which all that it starts
 inherits, against what would change or signal it all the same (`seal.py`); and it reads its standard input, or the file
 that is named in its stead, once, before any foreign code runs. It uses the standard library only, and no threads: all
@@ -10,6 +11,9 @@ signals are blocked and waited for.
 One thing it cannot keep from code inside: to end all of the container, itself with it, by using up its memory on
 purpose. The operating system ends the process with the highest score then; the kernel's is raised, but every process
 may lower its own to that of its parent again.
+
+Where it is given limits, it looks from time to time whether the sandbox is over, and ends it then (`ends.py`): so that
+happens whoever else lives.
 
 Where it is told that there is a proxy, it also keeps a forwarder to it running beside each kernel (`forwarder.py`).
 `../README.md` has the contract: the line on standard input, the JSON lines on standard output, the signals.
@@ -25,10 +29,11 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,6 +41,7 @@ from typing import Any, Literal, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))  # -I leaves this file's directory out
 
+import ends  # type: ignore[import-not-found]
 import seal  # type: ignore[import-not-found]
 
 KERNEL = ("/opt/kernel/bin/python", "-m", "ipykernel_launcher", "-f")
@@ -43,6 +49,10 @@ FORWARDER = ("/opt/kernel/bin/python", "-I", "-S", "/opt/kernel-bridge/forwarder
 CONNECTION_FILE = Path("/run/kernel/connection.json")
 CERTIFICATES = Path("/run/kernel/certificates.pem")
 LIFE = Path("/run/kernel-bridge/life")
+CELLS = Path("/run/kernel/cells")
+CELLS_FORM = struct.Struct(
+    "<BBI"
+)  # how many run; whether a person was there; a number that each of them changes: ipython_kernel_config.py
 
 HELD = 64  # connections to `LIFE` that outlive a kernel; there is one gateway
 STDIN_SECONDS = 60.0
@@ -64,6 +74,8 @@ WITH_CERTIFICATES = dict.fromkeys(
 )
 CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
+CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
+
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 SI_USER = 0
 
@@ -84,6 +96,7 @@ class Orders:
     """Whether there is one, behind a socket on a volume."""
     certificates: str = ""
     """What the kernel's programs are to trust, in PEM; empty leaves that to them."""
+    limits: ends.Limits = field(default_factory=ends.Limits)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,15 @@ def read_orders(line: bytes) -> Orders:
     proxy, certificates = orders.get("proxy", False), orders.get("certificates", "")
     if not isinstance(proxy, bool) or not isinstance(certificates, str):
         raise BadOrdersError("the proxy or the certificates on standard input are not true, false or text")
-    return Orders(connection, environment, proxy, certificates)
+    return Orders(connection, environment, proxy, certificates, read_limits(orders))
+
+
+def read_limits(orders: Mapping[str, Any]) -> ends.Limits:
+    """Check the limits among the orders; raises `BadOrdersError`."""
+    try:
+        return ends.read(orders)
+    except ValueError as error:
+        raise BadOrdersError(str(error)) from None
 
 
 def from_outside(info: signal.struct_siginfo) -> bool:
@@ -270,19 +291,26 @@ def receive() -> bytes:
 
 
 class Life:
-    """The socket whose connections end with this process, which is how others learn of it; nobody is ever answered."""
+    """The socket whose connections end with this process, which is how others learn of it; nobody is ever answered.
+
+    What the gateway says there is who is connected through it: each byte is what is so from then on.
+    """
+
+    NOBODY, SOMEBODY, STAYS = b"012"
+    """`SOMEBODY` has just come, and may only ask whether a kernel answers."""
 
     def __init__(self) -> None:
         self._listener: socket.socket | None = None
-        self._held: list[socket.socket] = []
+        self._held: dict[socket.socket, int] = {}
+        """What each has said last."""
 
     def listen(self) -> None:
         """Make the socket, anew where it was made before; who is connected stays so. Raises `OSError`.
 
-        Code inside may have removed it, put something else there or filled its queue. It is to be dead by now, so
-        what is still connected is outside.
+        Code inside may have removed it, put something else there or filled its queue.
         """
         if self._listener is not None:
+            self._held = {each: said for each, said in self._held.items() if not hung_up(each)}
             self._take_over(self._listener)
             self._listener.close()
             self._listener = None
@@ -293,21 +321,82 @@ class Life:
         listener.listen(4096)
         self._listener = listener
 
+    def read(self) -> tuple[bool, bool]:
+        """Return whether anybody is connected now, and whether a client has stayed since this was last asked."""
+        if self._listener is not None:
+            self._take_over(self._listener)
+        stayed = False
+        for end in list(self._held):
+            try:
+                said = end.recv(1 << 16)
+            except BlockingIOError:
+                said = bytes([self._held[end]])
+            except OSError:
+                said = b""
+            stayed = stayed or self.STAYS in said
+            if not said or hung_up(end):
+                del self._held[end]
+                end.close()
+            else:
+                self._held[end] = said[-1]
+        return any(each != self.NOBODY for each in self._held.values()), stayed
+
     def _take_over(self, listener: socket.socket) -> None:
-        self._held = [each for each in self._held if not hung_up(each)]
         with contextlib.suppress(BlockingIOError):
             while True:
                 end, _ = listener.accept()
-                if hung_up(end) or len(self._held) == HELD:
+                if hung_up(end) or len(self._held) == HELD or not is_outside(end):
                     end.close()
                 else:
-                    self._held.append(end)
+                    end.settimeout(0)
+                    self._held[end] = self.NOBODY
 
     def close(self) -> None:
         """End all of it, as the end of this process does."""
         for each in (self._listener, *self._held):
             if each is not None:
                 each.close()
+
+
+def is_outside(end: socket.socket) -> bool:
+    """Whether who has connected is outside the container: no process in here has the number 0."""
+    process, _, _ = CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return bool(process == 0)
+
+
+class Cells:
+    """What the kernel says of its cells, in a file that is made anew for each.
+
+    It is read by the descriptor that it was made with: nothing that code inside does to the name is in the way. What it
+    holds is that code's own word.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._begun = 0
+        self._before = ends.Seen()
+        """Of the kernels before, since this was last asked."""
+
+    def renew(self) -> None:
+        """Make the file; what the last one said is kept until it is asked for. Raises `OSError`."""
+        if self._file is not None:
+            self._before = self.read(running=False)
+            os.close(self._file)
+        self._file, self._begun = None, 0
+        file = os.open(CELLS, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        os.write(file, bytes(CELLS_FORM.size))  # so that it has its room
+        self._file = file
+
+    def read(self, *, running: bool) -> ends.Seen:
+        """Return what was seen since this was last asked; `running`: whether there is a kernel."""
+        before, self._before = self._before, ends.Seen()
+        said = b"" if self._file is None else os.pread(self._file, CELLS_FORM.size, 0)
+        if len(said) < CELLS_FORM.size:
+            return before
+        run, person, begun = CELLS_FORM.unpack(said)
+        used = before.used or (running and run > 0) or begun != self._begun
+        self._begun = begun
+        return ends.Seen(used=used, person=before.person or person > 0)
 
 
 def hung_up(end: socket.socket) -> bool:
@@ -403,6 +492,8 @@ class Supervisor:
     def __init__(self, orders: Orders, life: Life) -> None:
         self._orders = orders
         self._life = life
+        self._cells = Cells()
+        self._ends = ends.Ends(orders.limits, time.monotonic())
         self._environment = kernel_environment(os.environ, orders)
         self._door = Door() if orders.proxy else None
         self._forwarder: int | None = None
@@ -413,13 +504,17 @@ class Supervisor:
         self._oom_kills = 0
 
     def run(self) -> NoReturn:
-        """Serve until a signal from outside ends it."""
+        """Serve until a signal from outside ends it, or the sandbox is over."""
         while True:
+            if time.monotonic() >= self._ends.next_look:
+                self._look()
             start, starts = self._missing()
-            wait = start_delay(starts, time.monotonic()) if start else 3600.0
+            now = time.monotonic()
+            wait = start_delay(starts, now) if start else 3600.0
             if start and wait == 0:
                 start()
                 continue
+            wait = max(0.0, min(wait, self._ends.next_look - now))
             info = signal.sigtimedwait({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM}, wait)
             if info is None:
                 continue
@@ -427,6 +522,20 @@ class Supervisor:
                 self._reap()
             elif from_outside(info):
                 self._obey(info.si_signo)
+
+    def _look(self) -> None:
+        """See who uses the sandbox, and end it if it is over."""
+        connected, stayed = self._life.read()
+        cells = self._cells.read(running=self._pid is not None)
+        seen = ends.Seen(connected, stayed or cells.used, cells.person)
+        notice = self._ends.look(time.monotonic(), seen)
+        if notice is None:
+            return
+        seconds = {} if notice.seconds is None else {"seconds": notice.seconds}
+        say(notice.event, limit=notice.limit, **seconds, text=notice.text)
+        if notice.event == "over":
+            self._end_strays()
+            raise SystemExit(ends.STATUSES[notice.limit])
 
     def _missing(self) -> tuple[Callable[[], None] | None, Sequence[float]]:
         """Return what starts the process that is to be there and is not, and when the ones before it were started."""
@@ -447,6 +556,7 @@ class Supervisor:
             (site / "site-packages").mkdir(parents=True, exist_ok=True)
         try:
             empty(CONNECTION_FILE.parent)
+            self._cells.renew()
             empty(LIFE.parent)
             self._life.listen()
             write_anew(CONNECTION_FILE, json.dumps(dict(self._orders.connection)))

@@ -139,10 +139,12 @@ class Lab:
         script = 'printf \'%s\\n\' "$0" >/tmp/orders; ln -s orders /tmp/link; exec "$@"'
         return self.container(["sh", "-c", script, line, *SUPERVISOR, f"/tmp/{name}"], volume=self.volume())
 
-    def kernel(self, connection: Mapping[str, Any] | None = None, **options: Any) -> Kernel:
+    def kernel(
+        self, connection: Mapping[str, Any] | None = None, limits: Mapping[str, float] | None = None, **options: Any
+    ) -> Kernel:
         """A running kernel under its supervisor, and a gateway to it."""
         volume = self.volume()
-        orders = {"connection": CONNECTION | dict(connection or {}), "environment": {"GIVEN": "yes"}}
+        orders = {"connection": CONNECTION | dict(connection or {}), "environment": {"GIVEN": "yes"}, **(limits or {})}
         line = json.dumps(orders).encode() + b"\n"
         container = self.supervisor(line, volume=volume, **options)
         kernel = Kernel(container, self.events(container), *self.gateway(volume))
@@ -248,6 +250,11 @@ def shared_kernel(engine: docker.DockerClient, image: str) -> Iterator[Kernel]:
 @pytest.fixture(scope="session")
 def supervisor() -> ModuleType:
     return program("supervisor")
+
+
+@pytest.fixture(scope="session")
+def ends(supervisor: ModuleType) -> ModuleType:
+    return sys.modules[supervisor.ends.__name__]  # the very one that the supervisor uses
 
 
 @pytest.fixture(scope="session")

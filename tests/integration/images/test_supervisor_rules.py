@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def test_a_good_line_is_taken_as_it_is(supervisor: Any) -> None:
         orders({**CONNECTION, "hb_port": "5"}),
         orders()[:-1] + b', "proxy": 1}',
         orders()[:-1] + b', "certificates": null}',
+        orders()[:-1] + b', "idle_timeout": 0}',
+        orders()[:-1] + b', "max_lifetime": "1h"}',
+        orders()[:-1] + b', "max_lifetime": Infinity}',
         orders(environment=["x"]),
         orders(environment={"A=B": "x"}),
         orders(environment={"": "x"}),
@@ -197,12 +201,20 @@ def connected(life: Path) -> socket.socket:
     return end
 
 
-def test_the_socket_that_tells_of_the_supervisors_end_is_made_anew_and_who_was_connected_stays_so(
-    supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def life(supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """One that takes the tests' own process for somebody outside; who that is, is tried in a container."""
     monkeypatch.setattr(supervisor, "LIFE", tmp_path / "life")
-    monkeypatch.setattr(supervisor, "HELD", 2)
+    monkeypatch.setattr(supervisor, "is_outside", lambda _: True)
     life = supervisor.Life()
+    yield life
+    life.close()
+
+
+def test_the_socket_that_tells_of_the_supervisors_end_is_made_anew_and_who_was_connected_stays_so(
+    life: Any, supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HELD", 2)
     life.listen()
     with contextlib.ExitStack() as ends:
         first = ends.enter_context(connected(tmp_path / "life"))
@@ -222,11 +234,7 @@ def test_the_socket_that_tells_of_the_supervisors_end_is_made_anew_and_who_was_c
         assert ended(second)
 
 
-def test_a_sign_of_life_that_could_not_be_made_once_is_made_the_next_time(
-    supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "LIFE", tmp_path / "life")
-    life = supervisor.Life()
+def test_a_sign_of_life_that_could_not_be_made_once_is_made_the_next_time(life: Any, tmp_path: Path) -> None:
     life.listen()
     with connected(tmp_path / "life") as end:
         (tmp_path / "life").unlink()
@@ -238,7 +246,90 @@ def test_a_sign_of_life_that_could_not_be_made_once_is_made_the_next_time(
         life.listen()
         connected(tmp_path / "life").close()
         assert not ended(end)
+
+
+def test_what_a_gateway_says_last_holds_until_it_says_something_else_or_is_gone(life: Any, tmp_path: Path) -> None:
+    life.listen()
+    assert life.read() == (False, False)
+    with connected(tmp_path / "life") as end:
+        assert life.read() == (False, False), "a gateway alone is nobody"
+        for said, read in ((b"01", (True, False)), (b"2", (True, True)), (b"", (True, True)), (b"0", (False, False))):
+            end.sendall(said)
+            assert life.read() == read
+        end.sendall(b"120")
+        assert life.read() == (False, True), "somebody was there in between"
+        end.sendall(b"2")
+        life.listen()  # the kernel was restarted
+        assert life.read() == (True, True)
+        with connected(tmp_path / "life") as other:
+            other.sendall(b"0")
+            assert life.read() == (True, True)
+    assert life.read() == (False, False)
+
+
+def test_who_connects_from_inside_is_turned_away(supervisor: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(supervisor, "LIFE", tmp_path / "life")
+    life = supervisor.Life()
+    life.listen()
+    with connected(tmp_path / "life") as end:
+        end.sendall(b"2")
+        assert life.read() == (False, False)
+        with pytest.raises(ConnectionResetError):
+            end.recv(1)
     life.close()
+
+
+@pytest.fixture
+def cells(supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(supervisor, "CELLS", tmp_path / "cells")
+    return supervisor.Cells()
+
+
+def test_what_a_kernel_says_of_its_cells_is_read(cells: Any, supervisor: Any, ends: Any, tmp_path: Path) -> None:
+    place = tmp_path / "cells"
+
+    def says(*told: int) -> None:
+        with place.open("r+b") as file:
+            file.write(supervisor.CELLS_FORM.pack(*told))
+
+    assert cells.read(running=False) == ends.Seen(), "before there is one"
+    cells.renew()
+    assert cells.read(running=True) == ends.Seen()
+    says(1, 0, 1)
+    assert cells.read(running=True) == ends.Seen(used=True)
+    assert cells.read(running=True) == ends.Seen(used=True), "it still runs"
+    assert cells.read(running=False) == ends.Seen(), "a kernel that is gone runs nothing"
+    says(0, 1, 4)
+    assert cells.read(running=True) == ends.Seen(used=True, person=True), "some ran in between"
+    assert cells.read(running=True) == ends.Seen(person=True)
+    says(1, 1, 5)
+    supervisor.empty(tmp_path)
+    cells.renew()
+    assert cells.read(running=True) == ends.Seen(used=True, person=True), "of the last kernel"
+    assert cells.read(running=True) == ends.Seen()
+
+
+@pytest.mark.parametrize("change", ["removed", "link", "fifo", "short", "garbage"])
+def test_nothing_that_code_makes_of_that_file_is_in_the_way(
+    cells: Any, supervisor: Any, ends: Any, tmp_path: Path, change: str
+) -> None:
+    place = tmp_path / "cells"
+    cells.renew()
+    if change == "short":
+        place.write_bytes(b"\xff")
+    elif change == "garbage":
+        place.write_bytes(b"\xff" * 100_000)
+    else:
+        place.unlink()
+    if change == "link":
+        place.symlink_to("/dev/zero")
+    elif change == "fifo":
+        os.mkfifo(place)
+    garbage = change == "garbage"
+    assert cells.read(running=True) == ends.Seen(used=garbage, person=garbage)
+    supervisor.empty(tmp_path)
+    cells.renew()
+    assert place.read_bytes() == bytes(6)
 
 
 @pytest.mark.parametrize("there", ["file", "link", "dangling link"])

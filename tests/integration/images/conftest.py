@@ -181,6 +181,8 @@ class Kernel:
         self.events = events
         self.gateway = gateway
         self.gateway_events = gateway_events
+        self.session: str | None = None
+        """The client's own, where it is to be another than jupyter_client draws."""
         self._client: BlockingKernelClient | None = None
 
     @property
@@ -190,6 +192,8 @@ class Kernel:
             ports = {channel: host_port(self.gateway, 5001 + number) for number, channel in enumerate(CHANNELS)}
             info: Any = {**CONNECTION, "transport": "tcp", "ip": "127.0.0.1", **ports}
             client.load_connection_info(info)
+            if self.session:
+                client.session.session = self.session
             client.start_channels(hb=False)
             client.wait_for_ready(timeout=SECONDS)
             self._client = client

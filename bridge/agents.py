@@ -22,11 +22,12 @@ from mcp.server.context import ServerRequestContext
 
 from bridge.authors import LONGEST
 from bridge.errors import UsageError
+from bridge.policy.values import IDLE_OF_AGENTS
 
 if TYPE_CHECKING:
     from bridge.kernels.registry import Kernels
 
-IDLE = 2 * 60 * 60.0
+IDLE = IDLE_OF_AGENTS
 """Seconds without a call and without a cell of its own, after which an agent has left; a sandbox in which only agents
 were lives as long."""
 MOST = 100

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from bridge.errors import KernelDied, NotOurs
 from bridge.kernels import person
 from bridge.kernels.person import Described
 from bridge.kernels.registry import Kernels
-from bridge.launchers import LogLine
+from bridge.launchers import LogLine, Sandbox
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import OPEN_NETWORK, find
 
@@ -66,7 +67,7 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
         say(f"No host kernels; {start}." if trouble else f"No kernels; `kernel-bridge up` starts a sandbox, {start}.")
     width = max((len(each.name) for each in listed), default=0)
     for each in listed:
-        state = f"{each.state}, network open" if each.network == "open" else each.state
+        state = ", ".join(filter(None, (each.state, "network open" if each.network == "open" else "", each.ends)))
         click.echo(f"{each.name:<{width}}  {each.kind:<7}  {state}  {each.notebook or each.connection_file}")
     if any(each.network == "open" for each in listed):
         say(f"Network open: {OPEN_NETWORK}.")
@@ -162,6 +163,14 @@ def _readable(line: LogLine) -> str:
     return "  ".join(filter(None, [*told, ", ".join(f"{key} {value}" for key, value in event.items())]))
 
 
+def _lasts(sandbox: Sandbox) -> list[str]:
+    """Return how long it lasts, and when its end is, where that can be foreseen."""
+    if sandbox.end is None:
+        return [f"ends {each}" for each in sandbox.lasts]
+    at = f"{sandbox.end.at.isoformat(timespec='seconds').removesuffix('+00:00')}Z"
+    return [*(f"ends {each}" for each in sandbox.lasts), f"{sandbox.end.told(datetime.now(UTC))}, at {at}"]
+
+
 def _rows(told: Described) -> list[tuple[str, str]]:
     rows = [("name", told.name), ("kind", "sandbox" if told.sandbox else "host kernel (not isolated)")]
     if told.status:
@@ -178,6 +187,7 @@ def _rows(told: Described) -> list[tuple[str, str]]:
         rows += [("image", sandbox.image), ("network", network), ("started", sandbox.started_at)]
         rows += [("reaches", each) for each in sandbox.reaches]
         rows += [("workspace", sandbox.workspace)] if sandbox.workspace else []
+        rows += [("lasts", each) for each in _lasts(sandbox)]
     if told.last_ending:
         rows.append(("last ending", told.last_ending))
     return rows

@@ -49,6 +49,8 @@ def up(
         say(f"Network open: {OPEN_NETWORK}.")
     if about["reaches"]:
         say(f"It reaches {', '.join(about['reaches'])} and nothing else.")
+    for each in about["lasts"]:
+        say(f"It ends {each}.")
     click.echo(json.dumps(about, indent=2, default=str) if as_json else str(about["connection_file"]))
 
 

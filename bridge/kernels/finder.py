@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.channels import open_channels
@@ -237,6 +238,7 @@ class Finder:
             image=sandbox.image,
             network=sandbox.network,
             workspace=sandbox.workspace,
+            ends=sandbox.end.near(datetime.now(UTC)) if sandbox.end else None,
         )
         return _Row(Found(path, sandbox=sandbox), listing, kernel)
 

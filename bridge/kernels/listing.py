@@ -27,6 +27,8 @@ class Listing:
     image: str | None = None
     network: str | None = None
     workspace: str | None = None
+    ends: str | None = None
+    """Of a sandbox that is near its end by a limit: `ends in about 8 min: …`."""
 
 
 @dataclass(frozen=True)

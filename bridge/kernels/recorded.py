@@ -54,6 +54,8 @@ class _Recorded:
             certificates=True if spec.certificates else None,
             gpus=spec.gpus or None,
             runtime=spec.runtime,
+            idle_timeout=spec.idle_timeout if spec.idle_timeout_of_agents is None else spec.idle_timeout_of_agents,
+            max_lifetime=spec.max_lifetime,
         ) as action:
             sandbox = await self._launcher.start(spec)
             action.tell(image_id=sandbox.image_id, container=sandbox.container)

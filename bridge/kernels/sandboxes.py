@@ -105,7 +105,12 @@ def ended(name: str, sandbox: Sandbox | None) -> str:
     """
     if sandbox is None or not sandbox.connection_file.exists():
         return f"Sandbox {name} was stopped; all its variables are lost."
-    return f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
+    told = f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
+    if sandbox.over is None:
+        return told
+    return (
+        f"{told} `kernel-bridge up {name}` starts another; {sandbox.over} in the policy says after how long one ends."
+    )
 
 
 def paused(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,6 +18,29 @@ State = Literal["running", "unreachable", "paused", "ended"]
 COMPOSE_DIRECTORY = ".kernel-bridge"
 """In a docker compose project's own directory: the connection file of its kernel."""
 Source = Literal["supervisor", "kernel", "gateway"]
+
+
+@dataclass(frozen=True)
+class End:
+    """When a sandbox ends by itself, as far as that can be foreseen."""
+
+    at: datetime
+    notice: timedelta
+    """How long before is near."""
+    why: str
+
+    def near(self, now: datetime) -> str | None:
+        """Tell of it, once it is near."""
+        return self.told(now) if now >= self.at - self.notice else None
+
+    def told(self, now: datetime) -> str:
+        """Tell of it in one phrase."""
+        seconds = max(0.0, (self.at - now).total_seconds())
+        if seconds < 90:
+            span = f"{seconds:.0f} s"
+        else:
+            span = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+        return f"ends in about {span}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,12 @@ class Sandbox:
     """The engine's own id of the kernel's container."""
     ending: str | None = None
     """Once `ended`: one sentence about how, e.g. `killed: out of memory (2 GiB)`."""
+    lasts: tuple[str, ...] = ()
+    """By what it ends by itself, each as a phrase."""
+    end: End | None = None
+    """The next such end that can be foreseen."""
+    over: str | None = None
+    """Once `ended`: the policy's setting by which, `idle_timeout` or `max_lifetime`, if by one."""
 
 
 @dataclass(frozen=True)

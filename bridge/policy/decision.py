@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 
-from bridge.errors import PolicyNotEnforceable, PolicyRefused, UsageError
+from bridge.errors import PolicyRefused, UsageError
 from bridge.policy import certificates, environment, images, places
 from bridge.policy.limits import CPUS, MEMORY, Limits
-from bridge.policy.model import NOT_YET, Egress, Policy, not_supported
+from bridge.policy.model import Egress, Policy
 from bridge.policy.units import Bounded, parse_size, shown
-from bridge.policy.values import NETWORKS, RUNTIME_DIRECTORY, Mode, Network
+from bridge.policy.values import IDLE_OF_AGENTS, NETWORKS, RUNTIME_DIRECTORY, Mode, Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Of sandboxes: safe as part of a file name, a label and a container's name, without any escaping."""
@@ -35,6 +34,8 @@ class SandboxRequest:
     memory: int | None = None
     cpus: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    by_agent: bool = False
+    """Agents forget what they started: until a person was there, it may be unused for less long."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class SandboxSpec:
     upstream_proxy: str | None = None
     certificates: str = field(default="", repr=False)
     """What its programs are to trust, in PEM; empty leaves that to them."""
+    idle_timeout: float | None = None
+    """Seconds in which nobody is connected and nothing runs, after which it ends; None sets no limit."""
+    idle_timeout_of_agents: float | None = None
+    """In its place until a person was there."""
+    max_lifetime: float | None = None
 
 
 def asked_memory(text: str | None) -> int | None:
@@ -91,10 +97,8 @@ def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
     Where less memory is asked for than the policy's home, tmp and shm need (together they are at most half of it),
     these three shrink in proportion, so that the rule holds for every sandbox; nothing else follows from another value.
 
-    PolicyRefused with every reason and what is allowed instead; PolicyNotEnforceable where the policy itself has a
-    setting that this version does not support yet.
+    PolicyRefused with every reason and what is allowed instead.
     """
-    _require_enforceable(policy)
     reasons: list[str] = []
     allowed = policy.sandbox
     _name(policy, request.name, reasons)
@@ -121,6 +125,9 @@ def decide(policy: Policy, request: SandboxRequest) -> SandboxSpec:
         egress=allowed.egress if network == "isolated" else (),
         upstream_proxy=allowed.upstream_proxy if network == "isolated" and allowed.egress else None,
         certificates=trusted,
+        idle_timeout=allowed.idle_timeout,
+        idle_timeout_of_agents=_of_agents(allowed.idle_timeout) if request.by_agent else None,
+        max_lifetime=allowed.max_lifetime,
     )
 
 
@@ -128,12 +135,8 @@ def _named(policy: Policy) -> str:
     return f"the policy {policy.origin}" if policy.origin.startswith("/") else policy.origin
 
 
-def _require_enforceable(policy: Policy) -> None:
-    """The model refuses such settings already; this holds for policies that were made past its checks."""
-    found = [(setting, not_supported(setting, attrgetter(setting)(policy))) for setting in NOT_YET]
-    lines = [f"  {setting}: {text}" for setting, text in found if text]
-    if lines:
-        raise PolicyNotEnforceable("\n".join([f"{_named(policy)} cannot be enforced, so nothing was started:", *lines]))
+def _of_agents(idle_timeout: float | None) -> float | None:
+    return None if idle_timeout is None else min(idle_timeout, IDLE_OF_AGENTS)
 
 
 def _name(policy: Policy, name: object, reasons: list[str]) -> None:

@@ -11,7 +11,7 @@ from bridge.policy import images
 from bridge.policy.decision import SandboxRequest, SandboxSpec
 from bridge.policy.limits import CPUS, MEMORY, PIDS, TMPFS
 from bridge.policy.model import Policy
-from bridge.policy.values import GPUS, OPEN_NETWORK
+from bridge.policy.values import ENDING, GPUS, OPEN_NETWORK
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,26 @@ def explain(policy: Policy, request: SandboxRequest, spec: SandboxSpec) -> list[
         rows.append(Reason("environment", name, "asked for; the policy lets it through"))
     rows.append(Reason("gpus", GPUS.show(spec.gpus), "the policy's, for every sandbox"))
     rows.append(Reason("runtime", spec.runtime or "the engine's own", "the policy's"))
+    rows += _ends(policy, spec)
     return rows
+
+
+def _ends(policy: Policy, spec: SandboxSpec) -> list[Reason]:
+    """Return when it would end by itself."""
+    by_agents = spec.idle_timeout_of_agents is not None
+    idle = spec.idle_timeout_of_agents if by_agents else spec.idle_timeout
+    why = f"the policy's {policy.rule('sandbox.idle_timeout')}"
+    if by_agents:
+        why = f"asked for by an agent; once a person was there {duration(spec.idle_timeout)}, {why}"
+    return [
+        Reason("idle_timeout", duration(idle), why),
+        Reason("max_lifetime", duration(spec.max_lifetime), f"the policy's {policy.rule('sandbox.max_lifetime')}"),
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Return a limit as it is told."""
+    return "none" if seconds is None else ENDING.show(seconds)
 
 
 def _network(request: SandboxRequest, spec: SandboxSpec, most: str) -> str:

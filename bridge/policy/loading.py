@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from bridge.errors import PolicyError
 from bridge.policy import text
-from bridge.policy.model import NOT_SUPPORTED, NOT_YET, Lines, Policy, PolicyFile
+from bridge.policy.model import Lines, Policy, PolicyFile
 from bridge.policy.text import Document, Problem
 from bridge.policy.units import FROM_TEXT, OF_SYSTEM, shown
 
@@ -135,9 +135,6 @@ def _schema_problems(error: ValidationError, document: Document) -> Iterable[Pro
         known = line in document.broken_lines or any(path[: len(broken)] == broken for broken in document.broken)
         if not known:
             sentence = _sentence(details["type"], path, details["input"], context)
-            setting = text.name(path[:2])
-            if setting in NOT_YET and NOT_SUPPORTED not in sentence:
-                sentence += f" (better, leave {setting} out: it is {NOT_SUPPORTED})"
             yield Problem(line, text.name(path) or "the whole file", sentence)
 
 

@@ -1,7 +1,6 @@
 """The policy's schema: frozen values, each with its bounds and the words that say what may be written.
 
-The one rule: nothing is accepted that is not enforced. A setting that this version only knows is refused as not
-supported yet unless it has its empty value; an unknown one is refused as unknown. What is never negotiable (no
+The one rule: nothing is accepted that is not enforced; what is not known is refused. What is never negotiable (no
 capabilities, never privileged, never the engine's socket) is in no schema at all.
 """
 
@@ -10,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from bridge.policy import images as references
 from bridge.policy import places
 from bridge.policy.limits import SETTINGS, Limits
-from bridge.policy.units import problem, written
+from bridge.policy.units import format_duration, problem, written
 from bridge.policy.values import (
     AUDIT_KEPT,
     AUDIT_SIZE,
     ENDING,
     GPUS,
+    IDLE_OF_AGENTS,
     KEPT,
     MAX_RUNNING,
     OUTPUT,
@@ -48,28 +48,6 @@ from bridge.policy.values import (
     VariableName,
     Version,
 )
-
-NOT_YET: dict[str, Any] = {
-    "sandbox.idle_timeout": None,
-    "sandbox.max_lifetime": None,
-}
-"""Settings that are not enforced yet, with the only value that they may have until then."""
-NOT_SUPPORTED = "not supported yet by this version"
-
-
-def not_supported(setting: str, value: object) -> str | None:
-    """Why a value of a setting like `sandbox.idle_timeout` cannot be had from this version, or None."""
-    if setting not in NOT_YET or value == NOT_YET[setting]:
-        return None
-    empty = {None: "null", (): "[]"}.get(NOT_YET[setting], str(NOT_YET[setting]))
-    return f"this setting is {NOT_SUPPORTED}; write {empty}, or leave it out"
-
-
-def _supported(setting: str, value: Any) -> Any:
-    refusal = not_supported(setting, value)
-    if refusal:
-        raise problem(refusal)
-    return value
 
 
 class Attach(BaseModel):
@@ -227,10 +205,15 @@ class SandboxPolicy(BaseModel):
         default=4, title="how many sandboxes may run at the same time; 0 allows none", description=MAX_RUNNING.allowed
     )
     idle_timeout: Annotated[float, ENDING] | None = Field(
-        default=None, title="after how long an unused sandbox ends", description="null"
+        default=written("24h"),
+        title="after how long a sandbox ends to which nobody is connected and in which nothing runs; where only agents "
+        f"ever were, after {format_duration(IDLE_OF_AGENTS)} at most",
+        description=f"{ENDING.allowed}, or null",
     )
     max_lifetime: Annotated[float, ENDING] | None = Field(
-        default=None, title="after how long any sandbox ends", description="null"
+        default=None,
+        title="after how long a sandbox ends, whatever runs in it",
+        description=f"{ENDING.allowed}, or null",
     )
 
     @field_validator("images")
@@ -287,11 +270,6 @@ class SandboxPolicy(BaseModel):
         if wrong:
             raise problem("; ".join(wrong))
         return mounts
-
-    @field_validator("idle_timeout", "max_lifetime")
-    @classmethod
-    def _not_yet(cls, value: Any, info: ValidationInfo) -> Any:
-        return _supported(f"sandbox.{info.field_name}", value)
 
 
 class Calls(BaseModel):

@@ -38,6 +38,8 @@ GPUS = count(0, 64)
 """More than any machine has."""
 ENDING = duration(60, 365 * 86400)
 """Below a minute a sandbox would end while its first import runs; a kernel that is a year old is not meant."""
+IDLE_OF_AGENTS = 7200.0
+"""Seconds, of an agent that does not call and of a sandbox in which only agents were: they forget what they started."""
 TIMEOUT = duration(1, 86400)
 """Clients give up after minutes; a call that waits for a day is a slip of the pen."""
 OUTPUT = size(KiB, 16 * MiB)

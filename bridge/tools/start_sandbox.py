@@ -37,7 +37,7 @@ async def start_sandbox(
 
     It has no network but what the policy lists or opens, no host files but the workspace, and limits on memory and
     processes. Returns its name, what it reaches and the connection file, by which the user's IDE joins the same kernel.
-    It outlives this server: stop_sandbox ends it.
+    It outlives this server: stop_sandbox ends it, or the policy's limits, which are told.
     What the policy refuses is listed in full; ask the user, who owns the policy, rather than trying variants.
     """
     kernels = kernels_of(ctx)
@@ -49,12 +49,14 @@ async def start_sandbox(
         workspace_mode=workspace_mode,
         memory=asked_memory(memory),
         cpus=cpus,
+        by_agent=True,
     )
     sandbox, status = await kernels.start_sandbox(request)
     reaches = f"It reaches {', '.join(sandbox.reaches)} and nothing else.\n" if sandbox.reaches else ""
     opened = f"Network open: {OPEN_NETWORK}.\n" if sandbox.network == "open" else ""
+    ends = "".join(f"It ends {each}.\n" for each in sandbox.lasts)
     return (
         f"Sandbox {sandbox.name} runs ({status.language}, image {sandbox.image}, network {sandbox.network}) and is "
-        f"connected; execute_code runs code in it.\n{reaches}{opened}"
+        f"connected; execute_code runs code in it.\n{reaches}{opened}{ends}"
         f"Connection file for the user's IDE: {sandbox.connection_file}"
     )

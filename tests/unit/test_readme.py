@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from bridge.cli import cli
 from bridge.policy import settings
-from bridge.policy.model import NOT_YET
 from bridge.tools import all_tools
 from tests.security.probes import rows
 
@@ -26,15 +25,14 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def policy_table() -> str:
-    shown = [each for each in settings() if each.name.partition("[]")[0] not in NOT_YET or each.name in NOT_YET]
     lines = [
         (
             f"`{each.name}`",
             each.meaning,
             f"`{each.built_in}`" if each.built_in else "",
-            "not supported yet" if each.name in NOT_YET else each.allowed,
+            each.allowed,
         )
-        for each in shown
+        for each in settings()
     ]
     return table(("setting", "what it says", "built in", "may be"), *lines)
 

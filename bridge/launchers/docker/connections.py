@@ -7,7 +7,7 @@ directory (network none) or ports on 127.0.0.1.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,22 @@ from bridge.connection import ConnectionInfo
 from bridge.launchers.docker.document import SOCKETS
 
 
-def orders(key: str, environment: Iterable[tuple[str, str]], *, proxy: bool = False, certificates: str = "") -> bytes:
+def orders(
+    key: str,
+    environment: Iterable[tuple[str, str]],
+    *,
+    proxy: bool = False,
+    certificates: str = "",
+    limits: Mapping[str, float] | None = None,
+) -> bytes:
     """Return the one line for the supervisor's stdin: the connection as the kernel gets it, and what to pass to it.
 
-    And whether there is a `proxy` for it, and the `certificates` that it is to trust.
+    And whether there is a `proxy` for it, the `certificates` that it is to trust, and by which `limits` it ends.
     """
     said: dict[str, Any] = {"connection": over_sockets(key, Path(SOCKETS)).to_json(), "environment": dict(environment)}
     said |= {"proxy": True} if proxy else {}
     said |= {"certificates": certificates} if certificates else {}
+    said |= limits or {}
     return json.dumps(said).encode() + b"\n"
 
 

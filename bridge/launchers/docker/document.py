@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bridge.launchers.docker import owner
+from bridge.launchers.docker import lasting, owner
 from bridge.policy import Limits, SandboxSpec, certificates
 
 Document = dict[str, Any]
@@ -421,6 +421,7 @@ def _labels(spec: SandboxSpec, facts: Facts) -> dict[str, str]:
         owner.CONNECTION_FILE: str(facts.connection_file),
         owner.SOCKETS: str(facts.socket_directory or ""),
         owner.EGRESS: egress_argument(spec, facts.near),
+        owner.ENDS: lasting.written(lasting.limits(spec)),
         owner.UID: str(facts.uid),
     }
 

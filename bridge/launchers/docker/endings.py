@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from bridge.launchers.docker import lasting, owner
+
 _KILLED = 128 + signal.SIGKILL
 
 
 def container_ending(inspected: Mapping[str, Any]) -> str:
-    """Return how a container ended (`State` of GET /containers/{id}/json)."""
+    """Return how a container ended that was not `over` (`State` of GET /containers/{id}/json)."""
     state = inspected.get("State") or {}
     code = state.get("ExitCode", 0)
     if state.get("OOMKilled") and code == _KILLED:
@@ -30,6 +32,17 @@ def container_ending(inspected: Mapping[str, Any]) -> str:
     if code > 128:
         return f"ended by signal {code - 128}{_signal_name(code - 128)}"
     return f"its supervisor ended with exit status {code}"
+
+
+def over(inspected: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return by which setting of the policy a container ended, and that in words."""
+    limits = lasting.read(((inspected.get("Config") or {}).get("Labels") or {}).get(owner.ENDS, ""))
+    return lasting.over((inspected.get("State") or {}).get("ExitCode"), limits)
+
+
+def last_word_on_its_end(lines: str) -> Mapping[str, Any] | None:
+    """Return the last event among the supervisor's lines that says that the sandbox ends, or that it does not."""
+    return next((each for each in reversed(_events(lines)) if each.get("event") in ("ending", "stays")), None)
 
 
 def last_kernel_ending(lines: str, since: datetime | None = None) -> str | None:

@@ -18,10 +18,10 @@ TAGS: Mapping[str, str] = {"python": "kernel-bridge/python:3.13", "scipy": "kern
 
 OURS = "kernel-bridge/"
 
-PROGRAMS = "3"
+PROGRAMS = "4"
 """The label's value: it rises where the programs inside and the launcher only fit each other."""
 LABEL = f"{owner.IMAGE}={PROGRAMS}"
-_EARLIER = ("1",)
+_EARLIER = ("1", "2", "3")
 """What an image that is made for sandboxes is marked with; built on one of ours, it has it by itself."""
 
 DOCKERFILE = f"""\

@@ -6,17 +6,18 @@ of the same owner finds, restarts and ends it, also after the one that started i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from bridge.connection import load, save
 from bridge.errors import AmbiguousKernel, BadConnectionFile, LaunchError, NoSuchKernel
-from bridge.launchers import EngineFacts, Leftovers, LogLine, Sandbox, Source, State
+from bridge.launchers import End, EngineFacts, Leftovers, LogLine, Sandbox, Source, State
 from bridge.launchers.docker import (
     capabilities,
     checking,
@@ -25,6 +26,7 @@ from bridge.launchers.docker import (
     endings,
     host,
     image,
+    lasting,
     owner,
     removal,
     starting,
@@ -77,6 +79,8 @@ class DockerLauncher:
             image_id=started.image_id,
             container=started.container,
             reaches=reachable(egress_argument(spec)),
+            lasts=lasting.told(lasting.limits(spec)),
+            end=lasting.by_age(lasting.limits(spec), started.started_at),
         )
 
     async def stop(self, name: str) -> bool:
@@ -313,22 +317,38 @@ class DockerLauncher:
             inspected = await self._engine.container(kernel.id)
         except Missing:  # removed since the listing
             return None
-        ended = (inspected.get("State") or {}).get("Status") in ("exited", "dead")
+        state = inspected.get("State") or {}
+        ended, started_at = state.get("Status") in ("exited", "dead"), str(state.get("StartedAt", ""))
         labels = kernel.labels
+        limits = lasting.read(labels.get(owner.ENDS, ""))
+        over = endings.over(inspected) if ended else None
         return Sandbox(
             name=kernel.name,
             state="ended" if ended else _state(kernel, there, inspected),
             image=labels.get(owner.IMAGE, ""),
             network=labels.get(owner.NETWORK, ""),
             connection_file=kernel.connection_file,
-            started_at=str((inspected.get("State") or {}).get("StartedAt", "")),
+            started_at=started_at,
             workspace=labels.get(owner.WORKSPACE) or None,
             reaches=reachable(labels.get(owner.EGRESS, "")),
             composed=kernel.is_composed,
             image_id=inspected.get("Image"),
             container=kernel.id,
-            ending=endings.container_ending(inspected) if ended else None,
+            ending=(over[1] if over else endings.container_ending(inspected)) if ended else None,
+            lasts=lasting.told(limits),
+            end=None if ended else await self._end(kernel, limits, started_at),
+            over=over[0] if over else None,
         )
+
+    async def _end(self, kernel: Container, limits: lasting.Limits, started_at: str) -> End | None:
+        """Return when it ends by itself; the supervisor is only asked where it may have said that it will."""
+        ends = [lasting.by_age(limits, started_at)]
+        now = datetime.now(UTC)
+        if since := lasting.asked_since(limits, started_at, now):
+            with contextlib.suppress(Missing):
+                lines = await self._engine.logs(kernel.id, stdout=True, since=since)
+                ends.append(lasting.by_word(limits, endings.last_word_on_its_end(lines)))
+        return min((each for each in ends if each), key=lambda each: each.at, default=None)
 
 
 def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:

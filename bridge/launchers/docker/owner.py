@@ -33,9 +33,11 @@ SOCKETS = LABEL + "sockets"
 """With network none: the host directory that holds the kernel's sockets."""
 EGRESS = LABEL + "egress"
 """What may be reached through the gateway, as it gets it; empty where nothing may."""
+ENDS = LABEL + "ends"
+"""When its supervisor ends it, as that was told; empty where it does not."""
 UID = LABEL + "uid"
 ALL = frozenset(
-    (OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, WORKSPACE_MODE, CONNECTION_FILE, SOCKETS, EGRESS, UID)
+    (OWNER, NAME, ROLE, START, NETWORK, IMAGE, WORKSPACE, WORKSPACE_MODE, CONNECTION_FILE, SOCKETS, EGRESS, ENDS, UID)
 )
 
 FILE_PREFIX = "kernel-bridge-"

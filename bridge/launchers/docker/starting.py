@@ -24,6 +24,7 @@ from bridge.launchers.docker import (
     connections,
     endings,
     image,
+    lasting,
     near,
     owner,
     places,
@@ -121,7 +122,13 @@ class _Start:
         self._verify(asked, kernel, inside, gateway, beside, network)
         key = secrets.token_hex(32)
         spec = self._spec
-        line = connections.orders(key, spec.environment, proxy=bool(spec.egress), certificates=spec.certificates)
+        line = connections.orders(
+            key,
+            spec.environment,
+            proxy=bool(spec.egress),
+            certificates=spec.certificates,
+            limits=lasting.limits(spec),
+        )
         await self._engine.send(stdin, line)
         outside = self._connection(key, gateway)
         try:

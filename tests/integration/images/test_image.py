@@ -16,7 +16,7 @@ Lab = Any  # the fixtures' classes are in conftest.py, which is not to be import
 
 def test_the_image_has_its_label_and_nothing_that_would_get_in_the_way(engine: docker.DockerClient, image: str) -> None:
     config = engine.images.get(image).attrs["Config"]
-    assert config["Labels"]["io.kernel-bridge.image"] == "3"
+    assert config["Labels"]["io.kernel-bridge.image"] == "4"
     assert not config.get("Volumes")
     assert not config.get("Entrypoint")
     assert not config.get("ExposedPorts")

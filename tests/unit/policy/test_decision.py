@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import PolicyNotEnforceable, PolicyRefused
+from bridge.errors import PolicyRefused
 from bridge.policy import (
     OPEN_NETWORK,
     Egress,
@@ -22,7 +22,6 @@ from bridge.policy import (
     parse,
     places,
 )
-from bridge.policy.model import NOT_YET
 from bridge.policy.units import GiB, MiB
 
 PIN = "sha256:" + "0" * 64
@@ -146,12 +145,24 @@ def with_sandbox(policy: Policy, **update: Any) -> Policy:
     return policy.model_copy(update={"sandbox": policy.sandbox.model_copy(update=update)})
 
 
-@pytest.mark.parametrize("setting", NOT_YET)
-def test_a_policy_made_past_the_checks_with_an_unsupported_setting_starts_nothing(policy: Policy, setting: str) -> None:
-    section, name = setting.split(".")
-    holder = getattr(policy, section).model_copy(update={name: 3600})
-    with pytest.raises(PolicyNotEnforceable, match=f"{setting}: this setting is not supported yet"):
-        decide(policy.model_copy(update={section: holder}), SandboxRequest("a"))
+@pytest.mark.parametrize(
+    ("idle_timeout", "of_agents"),
+    [(86400.0, 7200.0), (3600.0, 3600.0), (None, None)],
+    ids=["a day", "an hour", "never"],
+)
+def test_what_an_agent_starts_may_be_unused_for_two_hours_at_most_until_a_person_was_there(
+    policy: Policy, idle_timeout: float | None, of_agents: float | None
+) -> None:
+    allowing = with_sandbox(policy, idle_timeout=idle_timeout, max_lifetime=9e4)
+    for by_agent, expected in ((False, None), (True, of_agents)):
+        request = SandboxRequest("a", by_agent=by_agent)
+        spec = decide(allowing, request)
+        assert (spec.idle_timeout, spec.idle_timeout_of_agents, spec.max_lifetime) == (idle_timeout, expected, 9e4)
+        idle, lifetime = explain(allowing, request, spec)[-2:]
+        assert (idle.setting, lifetime.setting, lifetime.value) == ("idle_timeout", "max_lifetime", "25h")
+        told = {86400.0: "1d", 7200.0: "2h", 3600.0: "1h", None: "none"}
+        assert idle.value == told[expected or idle_timeout]
+        assert ("asked for by an agent" in idle.why) is (expected is not None)
 
 
 def test_with_less_memory_the_tmpfs_shrink_so_that_they_are_half_of_it_at_most(policy: Policy) -> None:

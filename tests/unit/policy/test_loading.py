@@ -116,7 +116,7 @@ def problems(written: str) -> list[str]:
         (
             "  max_lifetime: 1s\n",
             "line 5: sandbox.max_lifetime",
-            "(better, leave sandbox.max_lifetime out: it is not supported yet",
+            "1s is too small; write a duration from 1m to 365d",
         ),
         ("  runtime: /usr/bin/runsc\n", "line 5: sandbox.runtime", "not a runtime's name"),
         (
@@ -269,7 +269,7 @@ def test_all_problems_come_at_once_in_the_order_of_their_lines() -> None:
         "  network: opened\n"
         "  limits: {memory: 1GiB, memory: 2GiB, pids: 0x10}\n"
         "  mounts: [{source: &a /}, {source: *a}]\n"
-        "  max_lifetime: 1h\n"
+        "  max_lifetime: 1\n"
         "calls: {timeout: 2h, max_output: 9}\n"
     )
     assert [line.rsplit(": ", 1)[0].split(": ")[:2] for line in lines] == [
@@ -292,9 +292,9 @@ def test_all_problems_come_at_once_in_the_order_of_their_lines() -> None:
 
 
 def test_a_character_that_cannot_be_seen_is_the_only_problem_told_of_its_line() -> None:
-    assert problems(START + "  netw\u00a0ork: no\u00a0ne\n  max_lifetime: 1h\n") == [
+    assert problems(START + "  netw\u00a0ork: no\u00a0ne\n  max_lifetime: 1s\n") == [
         "line 5: the character U+00A0 NO-BREAK SPACE, which cannot be seen; remove it",
-        "line 6: sandbox.max_lifetime: this setting is not supported yet by this version; write null, or leave it out",
+        "line 6: sandbox.max_lifetime: 1s is too small; write a duration from 1m to 365d, like 45s, 10m or 1h",
     ]
 
 

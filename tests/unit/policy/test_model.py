@@ -15,7 +15,7 @@ from bridge.policy import Limits, Mount, Policy, built_in, built_in_text, parse
 from bridge.policy.images import allows
 from bridge.policy.images import parse as parse_reference
 from bridge.policy.limits import SMALLEST_TMPFS, fitted
-from bridge.policy.model import NOT_YET, PolicyFile, not_supported
+from bridge.policy.model import PolicyFile
 from bridge.policy.text import read
 from bridge.policy.units import GiB, KiB, MiB
 
@@ -152,26 +152,19 @@ def test_the_file_itself_refuses_a_key_that_it_does_not_know(setting: str) -> No
         parse(replaced(setting, "x"), origin="X")
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("sandbox.idle_timeout", "24h"),
-        ("sandbox.max_lifetime", "7d"),
-    ],
-)
+@pytest.mark.parametrize("setting", ["idle_timeout", "max_lifetime"])
 @pytest.mark.usefixtures("home")
-def test_what_is_not_enforced_yet_is_refused_as_not_supported(setting: str, value: object) -> None:
-    assert setting in NOT_YET
-    with pytest.raises(PolicyError, match=f"{setting}: this setting is not supported yet by this version; write "):
-        parse(replaced(setting, value), origin="X")
+def test_how_long_a_sandbox_lasts_is_a_duration_or_null(setting: str) -> None:
+    for value, seconds in (("1m", 60.0), ("24h", 86400.0), ("365d", 365 * 86400.0), (None, None)):
+        policy = parse(replaced(f"sandbox.{setting}", value), origin="X")
+        assert getattr(policy.sandbox, setting) == seconds
+    for value in ("59s", "366d"):
+        with pytest.raises(PolicyError, match=f"sandbox.{setting}: {value} is too (small|large); write a duration"):
+            parse(replaced(f"sandbox.{setting}", value), origin="X")
 
 
-def test_every_setting_that_is_not_supported_yet_has_its_empty_value_by_default() -> None:
-    policy = built_in()
-    for setting, empty in NOT_YET.items():
-        section, name = setting.split(".")
-        assert getattr(getattr(policy, section), name) == empty
-        assert not_supported(setting, empty) is None
+def test_an_unused_sandbox_ends_after_a_day_and_no_other_where_a_policy_does_not_say() -> None:
+    assert (built_in().sandbox.idle_timeout, built_in().sandbox.max_lifetime) == (86400.0, None)
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,9 @@ SPEC_CHANGES: dict[str, Any] = {
     "egress": (HOST, Egress(host="10.1.2.3", port=8443)),
     "upstream_proxy": "http://proxy.example.org:3128",
     "certificates": "-----BEGIN CERTIFICATE-----",
+    "idle_timeout": 60.0,
+    "idle_timeout_of_agents": 60.0,
+    "max_lifetime": 60.0,
 }
 LIMIT_CHANGES: dict[str, Any] = {
     "memory": 3 << 30,

@@ -10,7 +10,7 @@ import pytest
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import image
 
-GOOD = {"Labels": {"io.kernel-bridge.image": "3"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
+GOOD = {"Labels": {"io.kernel-bridge.image": "4"}, "Env": ["PATH=/bin", "LANG=C", "PATH=/usr/bin"], "Volumes": None}
 
 
 def inspected(**changes: Any) -> dict[str, Any]:
@@ -37,9 +37,10 @@ def test_an_image_that_could_say_more_than_it_may_is_refused(changes: dict[str, 
         image.checked("docker.io/kernel-bridge/python:3.13", inspected(**changes))
 
 
-def test_an_image_of_an_earlier_version_says_that_it_must_be_built_again() -> None:
+@pytest.mark.parametrize("mark", ["1", "2", "3"])
+def test_an_image_of_an_earlier_version_says_that_it_must_be_built_again(mark: str) -> None:
     with pytest.raises(LaunchError, match=r"earlier kernel-bridge.* Type: kernel-bridge image build$"):
-        image.checked("docker.io/kernel-bridge/python:3.13", inspected(Labels={"io.kernel-bridge.image": "1"}))
+        image.checked("docker.io/kernel-bridge/python:3.13", inspected(Labels={"io.kernel-bridge.image": mark}))
 
 
 def test_all_that_is_wrong_with_an_image_is_told_at_once() -> None:
@@ -85,6 +86,6 @@ def test_an_image_of_others_is_refused_with_a_dockerfile_that_is_the_documented_
     ],
 )
 def test_an_image_with_our_label_and_without_our_programs_is_told_from_other_failures(said: str) -> None:
-    assert "has the label io.kernel-bridge.image=3, but not the programs" in str(image.incomplete("x", said))
+    assert "has the label io.kernel-bridge.image=4, but not the programs" in str(image.incomplete("x", said))
     assert image.incomplete("x", said.replace("/opt/kernel", "/opt/else")) is None
     assert image.incomplete("x", "port is already allocated") is None

@@ -18,6 +18,7 @@ from typing import Any
 from bridge.audit import Action, Audit
 from bridge.errors import AmbiguousKernel, NoSuchKernel, UsageError
 from bridge.kernels.listing import Status
+from bridge.launchers import End
 from bridge.looking.names import Names
 from bridge.session import KernelSession
 
@@ -46,6 +47,8 @@ class Connected:
     """The epoch of each process that it was, by the process's own id."""
     names: Names | None = None
     """As they were at the last look, in the process that it is now."""
+    end: End | None = None
+    """Of a sandbox that ends while it is connected; None once that was said."""
 
     def status(self) -> Status:
         """Return what is known of it now, without asking it."""
@@ -75,6 +78,9 @@ class Connected:
 
     def take_notices(self) -> tuple[str, ...]:
         """Return what must be said first; whoever takes it says it."""
+        if self.end and (near := self.end.near(datetime.now(UTC))):
+            self.notices.append(f"Sandbox {self.name} {near}. All its variables are lost then; save what is needed.")
+            self.end = None
         taken, self.notices = tuple(self.notices), []
         return taken
 

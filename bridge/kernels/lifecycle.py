@@ -84,6 +84,7 @@ class Lifecycle:
                     f"{f' ({why})' if why else ''}; the sandbox was removed.{silence_under(spec.runtime)}"
                 ) from None
             raise
+        connected.end = sandbox.lifetime
         return sandbox, connected.status()
 
     async def _first_answer(self, sandbox: Sandbox) -> Connected:

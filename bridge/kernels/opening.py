@@ -107,7 +107,7 @@ class Opening:
     async def _connect(self, found: Found) -> Connected:
         file, name = await self._where(found)
         try:
-            return await self.open(file, name, ATTACH_TIMEOUT)
+            connected = await self.open(file, name, ATTACH_TIMEOUT)
         except KernelNotResponding as error:
             last = await self._sandboxes.last_ending(name) if name else None
             if last is None:
@@ -115,6 +115,8 @@ class Opening:
             told = KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})")
             told.recorded = error.recorded
             raise told from None
+        connected.end = found.sandbox.lifetime if found.sandbox else None
+        return connected
 
     async def open(self, file: KernelFile, sandbox: str | None, timeout: float, *, starting: bool = False) -> Connected:
         """Open a session and register it under a name that is free by then."""

@@ -109,7 +109,8 @@ def ended(name: str, sandbox: Sandbox | None) -> str:
     if sandbox.over is None:
         return told
     return (
-        f"{told} `kernel-bridge up {name}` starts another; {sandbox.over} in the policy says after how long one ends."
+        f"{told} start_sandbox or `kernel-bridge up {name}` starts another; how long one lasts is said by "
+        f"{sandbox.over} in the policy."
     )
 
 

@@ -69,10 +69,17 @@ class Sandbox:
     """Once `ended`: one sentence about how, e.g. `killed: out of memory (2 GiB)`."""
     lasts: tuple[str, ...] = ()
     """By what it ends by itself, each as a phrase."""
-    end: End | None = None
-    """The next such end that can be foreseen."""
+    lifetime: End | None = None
+    """Its end by age, where there is one."""
+    unused: End | None = None
+    """Its end as unused, where that is near."""
     over: str | None = None
     """Once `ended`: the policy's setting by which, `idle_timeout` or `max_lifetime`, if by one."""
+
+    @property
+    def end(self) -> End | None:
+        """The nearer of the two."""
+        return min((each for each in (self.lifetime, self.unused) if each), key=lambda each: each.at, default=None)
 
 
 @dataclass(frozen=True)

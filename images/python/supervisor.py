@@ -54,6 +54,7 @@ CELLS_FORM = struct.Struct(
     "<BBI"
 )  # how many run; whether a person was there; a number that each of them changes: ipython_kernel_config.py
 
+WAITING = 4096
 HELD = 64  # connections to `LIFE` that outlive a kernel; there is one gateway
 STDIN_SECONDS = 60.0
 STDIN_BYTES = 1 << 20
@@ -318,7 +319,7 @@ class Life:
         listener = socket.socket(socket.AF_UNIX)
         listener.settimeout(0)
         listener.bind(str(LIFE))
-        listener.listen(4096)
+        listener.listen(WAITING)
         self._listener = listener
 
     def read(self) -> tuple[bool, bool]:
@@ -343,7 +344,7 @@ class Life:
 
     def _take_over(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(WAITING):  # all that waited when this began; code inside may go on to connect without an end
                 end, _ = listener.accept()
                 if hung_up(end) or len(self._held) == HELD or not is_outside(end):
                     end.close()

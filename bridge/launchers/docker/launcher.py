@@ -6,7 +6,6 @@ of the same owner finds, restarts and ends it, also after the one that started i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -80,7 +79,7 @@ class DockerLauncher:
             container=started.container,
             reaches=reachable(egress_argument(spec)),
             lasts=lasting.told(lasting.limits(spec)),
-            end=lasting.by_age(lasting.limits(spec), started.started_at),
+            lifetime=lasting.by_age(lasting.limits(spec), started.started_at),
         )
 
     async def stop(self, name: str) -> bool:
@@ -336,19 +335,21 @@ class DockerLauncher:
             container=kernel.id,
             ending=(over[1] if over else endings.container_ending(inspected)) if ended else None,
             lasts=lasting.told(limits),
-            end=None if ended else await self._end(kernel, limits, started_at),
+            lifetime=None if ended else lasting.by_age(limits, started_at),
+            unused=None if ended else await self._unused(kernel, limits, started_at),
             over=over[0] if over else None,
         )
 
-    async def _end(self, kernel: Container, limits: lasting.Limits, started_at: str) -> End | None:
-        """Return when it ends by itself; the supervisor is only asked where it may have said that it will."""
-        ends = [lasting.by_age(limits, started_at)]
-        now = datetime.now(UTC)
-        if since := lasting.asked_since(limits, started_at, now):
-            with contextlib.suppress(Missing):
-                lines = await self._engine.logs(kernel.id, stdout=True, since=since)
-                ends.append(lasting.by_word(limits, endings.last_word_on_its_end(lines)))
-        return min((each for each in ends if each), key=lambda each: each.at, default=None)
+    async def _unused(self, kernel: Container, limits: lasting.Limits, started_at: str) -> End | None:
+        """Return when it ends as unused; the supervisor's lines are only read where it may have said so."""
+        since = lasting.asked_since(limits, started_at, datetime.now(UTC))
+        if since is None:
+            return None
+        try:
+            lines = await self._engine.logs(kernel.id, stdout=True, since=since)
+        except Missing:
+            return None
+        return lasting.by_word(limits, endings.last_word_on_its_end(lines))
 
 
 def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:

@@ -124,8 +124,37 @@ os.mkfifo("/run/kernel-bridge/life")
 """
 
 
+BUSY = """
+import subprocess, sys
+connecting = '''
+import socket
+while True:
+    try:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.settimeout(0)
+            end.connect("/run/kernel-bridge/life")
+    except OSError:
+        pass
+'''
+leaving = '''
+import os
+while True:
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)
+        os._exit(0)
+    os.wait()
+'''
+for inside in (connecting, leaving):
+    for _ in range(4):
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", inside], start_new_session=True)
+"""
+
+
 @pytest.mark.parametrize(
-    ("code", "expected"), [(FORGED, UNUSED), (REPLACED, UNUSED), (KEPT_BUSY, OLD)], ids=["life", "places", "cells"]
+    ("code", "expected"),
+    [(FORGED, UNUSED), (REPLACED, UNUSED), (KEPT_BUSY, OLD), (BUSY, UNUSED)],
+    ids=["life", "places", "cells", "work"],
 )
 def test_code_inside_can_say_that_it_runs_but_not_that_somebody_is_connected_nor_that_it_is_younger(
     lab: Lab, code: str, expected: int

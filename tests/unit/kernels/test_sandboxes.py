@@ -19,9 +19,9 @@ KILLED = "killed from outside (SIGKILL), as by `docker kill`"
 class Engine:
     """Has one sandbox, whose container was killed."""
 
-    def __init__(self, connection_file: Path) -> None:
+    def __init__(self, connection_file: Path, **ended: str) -> None:
         about: dict[str, Any] = {"image": "i", "network": "none", "started_at": "", "connection_file": connection_file}
-        self._sandbox = Sandbox("lab", "ended", ending=KILLED, **about)
+        self._sandbox = Sandbox("lab", "ended", **about | {"ending": KILLED} | ended)
 
     async def sandboxes(self) -> list[Sandbox]:
         return [self._sandbox]
@@ -43,3 +43,14 @@ async def test_one_that_is_just_being_stopped_is_not_told_as_killed(
         file.touch()
     sandboxes = Sandboxes(lambda: cast("Launcher", Engine(file)))
     assert (await sandboxes.what_became_of("lab", datetime.now(UTC))).sentence == expected
+
+
+async def test_one_that_was_over_is_told_with_the_limit_and_what_sets_it(tmp_path: Path) -> None:
+    (file := tmp_path / "kernel-bridge-lab.json").touch()
+    over = {"over": "idle_timeout", "ending": "nobody was connected and nothing ran for 1d (idle_timeout)"}
+    sandboxes = Sandboxes(lambda: cast("Launcher", Engine(file, **over)))
+    assert (await sandboxes.what_became_of("lab", datetime.now(UTC))).sentence == (
+        f"Sandbox lab has ended: {over['ending']}. All its variables are lost. "
+        "start_sandbox or `kernel-bridge up lab` starts another; how long one lasts is said by idle_timeout in the "
+        "policy."
+    )

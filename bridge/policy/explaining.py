@@ -11,7 +11,7 @@ from bridge.policy import images
 from bridge.policy.decision import SandboxRequest, SandboxSpec
 from bridge.policy.limits import CPUS, MEMORY, PIDS, TMPFS
 from bridge.policy.model import Policy
-from bridge.policy.values import ENDING, GPUS, OPEN_NETWORK
+from bridge.policy.values import ENDING, GPUS, IDLE_OF_AGENTS, OPEN_NETWORK
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,16 @@ def explain(policy: Policy, request: SandboxRequest, spec: SandboxSpec) -> list[
 
 def _ends(policy: Policy, spec: SandboxSpec) -> list[Reason]:
     """Return when it would end by itself."""
-    by_agents = spec.idle_timeout_of_agents is not None
-    idle = spec.idle_timeout_of_agents if by_agents else spec.idle_timeout
-    why = f"the policy's {policy.rule('sandbox.idle_timeout')}"
-    if by_agents:
-        why = f"asked for by an agent; once a person was there {duration(spec.idle_timeout)}, {why}"
+    idle, agents = spec.idle_timeout, ""
+    if idle is not None and idle > IDLE_OF_AGENTS:
+        agents = f"; {ENDING.show(IDLE_OF_AGENTS)} where an agent started it and no person ever was there"
     return [
-        Reason("idle_timeout", duration(idle), why),
-        Reason("max_lifetime", duration(spec.max_lifetime), f"the policy's {policy.rule('sandbox.max_lifetime')}"),
+        Reason("idle_timeout", _shown(idle), f"the policy's {policy.rule('sandbox.idle_timeout')}{agents}"),
+        Reason("max_lifetime", _shown(spec.max_lifetime), f"the policy's {policy.rule('sandbox.max_lifetime')}"),
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """Return a limit as it is told."""
+def _shown(seconds: float | None) -> str:
     return "none" if seconds is None else ENDING.show(seconds)
 
 

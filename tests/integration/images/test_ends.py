@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bridge.authors import OURS
+
 Kernel = Any  # the fixtures' classes are in conftest.py, which is not to be imported
 Lab = Any
 
@@ -71,7 +73,7 @@ def test_it_does_not_while_a_cell_runs_that_nobody_waits_for_and_its_lifetime_en
 
 def test_agents_alone_have_less_time(lab: Lab) -> None:
     kernel = lab.kernel(limits={"idle_timeout": 1000.0, "idle_timeout_of_agents": IDLE, "max_lifetime": 4 * LIFETIME})
-    kernel.session = "kernel-bridge-0123456789abcdef"
+    kernel.session = f"{OURS}0123456789abcdef"
     kernel.run("print('an agent')")
     kernel.close()
     code, said, _ = ended(kernel)

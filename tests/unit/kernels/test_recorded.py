@@ -89,8 +89,13 @@ audit: {{file: {file}}}
     assert len(start["egress"]) == 128, "all of them"
     assert (start["upstream_proxy"], start["gpus"]) == ("http://proxy.example.org:3128", 2)
     assert start["certificates"] is True
+    assert start["idle_timeout"] == 86400
+    assert "max_lifetime" not in start
     assert "CERTIFICATE" not in file.read_text()
     with pytest.raises(EngineUnavailable):
         await launcher.start(decide(policy, SandboxRequest("lab", network="none")))
     sealed = json.loads(file.read_text().splitlines()[2])
     assert not {"egress", "upstream_proxy"} & sealed.keys()
+    with pytest.raises(EngineUnavailable):
+        await launcher.start(decide(policy, SandboxRequest("lab", by_agent=True)))
+    assert json.loads(file.read_text().splitlines()[4])["idle_timeout"] == 7200

@@ -160,9 +160,8 @@ def test_what_an_agent_starts_may_be_unused_for_two_hours_at_most_until_a_person
         assert (spec.idle_timeout, spec.idle_timeout_of_agents, spec.max_lifetime) == (idle_timeout, expected, 9e4)
         idle, lifetime = explain(allowing, request, spec)[-2:]
         assert (idle.setting, lifetime.setting, lifetime.value) == ("idle_timeout", "max_lifetime", "25h")
-        told = {86400.0: "1d", 7200.0: "2h", 3600.0: "1h", None: "none"}
-        assert idle.value == told[expected or idle_timeout]
-        assert ("asked for by an agent" in idle.why) is (expected is not None)
+        assert idle.value == {86400.0: "1d", 3600.0: "1h", None: "none"}[idle_timeout]
+        assert ("; 2h where an agent started it" in idle.why) is (idle_timeout == 86400)
 
 
 def test_with_less_memory_the_tmpfs_shrink_so_that_they_are_half_of_it_at_most(policy: Policy) -> None:

@@ -384,7 +384,8 @@ class Cells:
             self._before = self.read(running=False)
             os.close(self._file)
         self._file, self._begun = None, 0
-        file = os.open(CELLS, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        CELLS.unlink(missing_ok=True)
+        file = os.open(CELLS, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)  # no link is followed
         os.write(file, bytes(CELLS_FORM.size))  # so that it has its room
         self._file = file
 
@@ -557,8 +558,8 @@ class Supervisor:
             (site / "site-packages").mkdir(parents=True, exist_ok=True)
         try:
             empty(CONNECTION_FILE.parent)
-            self._cells.renew()
             empty(LIFE.parent)
+            self._cells.renew()
             self._life.listen()
             write_anew(CONNECTION_FILE, json.dumps(dict(self._orders.connection)))
             if self._orders.certificates:

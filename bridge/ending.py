@@ -49,11 +49,11 @@ class Ending:
     def _wait(self) -> None:
         while (number := os.read(self._told, 1)[0]) not in (_CLIENT_LEFT, *SIGNALS):
             pass
-        leaving = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
         try:
-            leaving.result(LATEST)
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(LATEST)
         except TimeoutError:
             log.warning("not all that was under way has ended in time; kernels live on")
         except Exception:
             log.exception("not all was left as it should be; kernels live on")
-        os._exit(128 + number if number else 0)
+        finally:
+            os._exit(128 + number if number else 0)

@@ -169,6 +169,7 @@ class Execution:
         self._question: Question | None = None
         self._raised: Error | None = None
         self._pages: list[DisplayData] = []
+        self._goes_on = False
         self.has_gap = False
         """The kernel that runs may know more of its output than is here."""
 
@@ -262,10 +263,14 @@ class Execution:
             self._notes.append(note)
         self._close()
 
-    def lose(self, sentence: str) -> None:
-        """Record that the kernel or the way to it ended before the cell did."""
+    def lose(self, sentence: str, *, goes_on: bool = False) -> None:
+        """Record that the kernel or the way to it ended before the cell did.
+
+        `goes_on`: the cell itself does, as far as is known, so that its record is left without an end.
+        """
         if not self._closed:
             self._ending = self._ending or "lost"
+            self._goes_on = goes_on and self._ending == "lost"
             self.close(sentence)
 
     @property
@@ -328,7 +333,10 @@ class Execution:
             if self._record:
                 if self._raised and not self._failed and not _tells(tuple(self._kept.merged()), self._raised):
                     self._record.add(self._raised)
-                self._record.end(self._ending or "ok", self._count)
+                if self._goes_on:
+                    self._record.write()
+                else:
+                    self._record.end(self._ending or "ok", self._count)
 
     def _reply(self, content: Any) -> None:
         status = content.get("status")
@@ -374,6 +382,7 @@ class Execution:
             return
         if kind not in ("stream", "display_data", "execute_result", "error"):
             return
+        self._started = True  # also where nobody heard it begin
         if self._clear_before_next:
             self._clear()
             self._clear_before_next = False

@@ -158,6 +158,11 @@ class Record:
         self._waiting, self._length, self._unwritten, self._told = [], 0, 0, 0
         self._journal.clear(self.cell)
 
+    def miss(self, size: int) -> None:
+        """So many more bytes of the output are not here."""
+        if size:
+            self._journal.miss(self.cell, size)
+
     def end(self, status: Status, count: int | None) -> None:
         """The cell has ended."""
         self.write()
@@ -252,14 +257,14 @@ class Journal:
         self._grow(len(known["code"]) + ROW)
         return int(cursor.lastrowid or 0)
 
-    def copy(self, cell: Cell, outputs: Iterable[Output], *, missing: int) -> Record:
-        """Add a cell of another journal as it is there, with output of it, of which so many bytes are missing here."""
+    def copy(self, cell: Cell, outputs: Iterable[Output]) -> Record:
+        """Add a cell of another journal as it is there, with output of it."""
         began, ended = cell.began.timestamp(), cell.ended.timestamp() if cell.ended else None
         columns = (cell.kernel, cell.name, cell.msg_id, cell.number, cell.client, cell.username, _encoded(cell.code))
         cursor = self._write(
-            "INSERT INTO cells (kernel, name, msg_id, number, client, username, code, count, began, ended, status, "
-            "missing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(*columns, cell.count, began, ended, cell.status if ended else None, missing),
+            "INSERT INTO cells (kernel, name, msg_id, number, client, username, code, count, began, ended, status) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(*columns, cell.count, began, ended, cell.status if ended else None),
         )
         self._grow(len(columns[-1]) + ROW)
         record = Record(self, 0 if cursor is None else int(cursor.lastrowid or 0))
@@ -321,6 +326,10 @@ class Journal:
             *(status, count, ended, missing, cell),
         )
         return written is not None
+
+    def miss(self, cell: int, size: int) -> None:
+        """Write that so many more bytes of a cell's output are not here."""
+        self._write("UPDATE cells SET missing = missing + ? WHERE id = ?", size, cell)
 
     def holds(self, cell: int) -> bool:
         """Tell whether a cell is still kept."""
@@ -418,7 +427,7 @@ class Journal:
             if gone > self._limit // 16:
                 break
         self._write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places)
-        self._write("UPDATE cells SET missing = missing + ? WHERE id = ?", gone, cell)
+        self.miss(cell, gone)
         self._size -= gone + ROW * len(places)
         return bool(places)
 

@@ -5,6 +5,7 @@ The one rule: what is sent to the kernel is in the audit before it is sent; what
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -59,7 +60,11 @@ async def execute(
         result = await run(connected)
     while connected.session.is_adrift(result.execution):
         left = None if deadline is None else deadline - time.monotonic()
-        connected, trouble = await followed_on(opening, connected, left)
+        try:
+            connected, trouble = await followed_on(opening, connected, left)
+        except asyncio.CancelledError:
+            connected.session.take_back(result.execution)
+            raise
         if trouble:
             return Outcome(connected.name, (*connected.take_notices(), trouble), _now(connected, result))
         result = await connected.session.go_on(

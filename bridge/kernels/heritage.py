@@ -16,7 +16,7 @@ from pathlib import Path
 from bridge.execution import Execution
 from bridge.journal import Cell, Journal, Record
 from bridge.journals import UNREADABLE, Journals, Missing, Seen
-from bridge.outputs import Output
+from bridge.outputs import Output, Stream
 
 # Bridges that are looked at: to connect takes milliseconds.
 NEWEST = 100
@@ -51,18 +51,21 @@ class Unended:
 
     def handed_over(self, journal: Journal, name: str) -> tuple[Execution, Record]:
         """Copy it, with what it had put out while its bridge lived, under the name that its kernel has here."""
-        cell, outputs = replace(self.cell, name=name), list(_kept(self.seen, self.cell))
-        record = journal.copy(cell, outputs, missing=0)
+        cell, gaps = replace(self.cell, name=name), list[int]()
+        outputs = list(_bounded(_kept(self.seen, self.cell, gaps), gaps))
+        record = journal.copy(cell, outputs)
+        record.miss(sum(gaps))
         execution = Execution(cell.number or 0, cell.msg_id, cell.code, record=record)
         execution.resume(cell.count, outputs)
         return execution, record
 
 
 class Heritage:
-    """What ended bridges' journals, the oldest first, have of one kernel."""
+    """What ended bridges' journals, the oldest first, have of the kernel whose connection file has a fingerprint."""
 
-    def __init__(self, seen: Sequence[Seen]) -> None:
+    def __init__(self, seen: Sequence[Seen] = (), fingerprint: str = "") -> None:
         self._seen = seen
+        self._fingerprint = fingerprint
 
     @contextlib.contextmanager
     def claimed(self, username: str) -> Iterator[Unended | None]:
@@ -81,7 +84,8 @@ class Heritage:
         """Return the newest cell that a bridge ran in the name of an agent and of which nobody knows the end."""
         for seen in reversed(self._seen):
             with contextlib.suppress(*UNREADABLE):
-                cells = [cell for process, *_ in seen.processes for cell in seen.cells(process)]
+                processes = {process for process, _, known, *_ in seen.processes if known == self._fingerprint}
+                cells = [cell for process in processes for cell in seen.cells(process)]
                 for cell in sorted(cells, key=lambda each: each.began, reverse=True):
                     if cell.username == username and cell.number and not cell.ended:
                         return Unended(cell, seen)
@@ -102,36 +106,55 @@ class Heritage:
                         others[cell.msg_id] = (seen, replace(cell, name=name, number=None))
         chosen = [*sorted(own.values(), key=_began)[-OWN:], *sorted(others.values(), key=_began)[-OTHERS:]]
         records = dict[int, Record]()
-        for cell, outputs, missing in _within(sorted(chosen, key=_began)):
-            record = journal.copy(cell, outputs, missing=missing)
+        for cell, outputs, gaps in _within(sorted(chosen, key=_began)):
+            record = journal.copy(cell, outputs)
+            record.miss(sum(gaps))
             if cell.number:
                 records[cell.number] = record
         return records
 
 
-def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[tuple[Cell, Iterator[Output], int]]:
-    """Yield each with its output, or with how much that is where newer ones have taken the room."""
+def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[tuple[Cell, Iterator[Output], list[int]]]:
+    """Yield each with its output, of which the newest has room, and what turns out to be missing, in bytes."""
     sizes = [seen.size(cell) for seen, cell in chosen]
     room, first = ROOM - sum(sizes), 0
     while room < 0:
         room += sizes[first]
         first += 1
     for place, (seen, cell) in enumerate(chosen):
-        yield (cell, iter(()), sizes[place]) if place < first else (cell, _kept(seen, cell), 0)
+        gaps = [sizes[place]] if place < first else []
+        yield cell, iter(()) if place < first else _kept(seen, cell, gaps), gaps
 
 
 def read_heritage(directory: Path, fingerprint: str) -> Heritage:
     """Return what ended bridges have left in a directory of the kernel whose connection file has this fingerprint."""
     seen = [each for each in Journals(directory, NEWEST).readable if not each.is_living and _knows(each, fingerprint)]
-    return Heritage(seen)
+    return Heritage(seen, fingerprint)
 
 
 def _knows(seen: Seen, fingerprint: str) -> bool:
     return any(known == fingerprint for _, _, known, *_ in seen.processes)
 
 
-def _kept(seen: Seen, cell: Cell) -> Iterator[Output]:
-    return (each for each in seen.outputs(cell) if not isinstance(each, Missing))
+def _kept(seen: Seen, cell: Cell, gaps: list[int]) -> Iterator[Output]:
+    """Yield a cell's output; the bytes that are missing of it are noted in `gaps`."""
+    for each in seen.outputs(cell):
+        if isinstance(each, Missing):
+            gaps.append(each.size)
+        else:
+            yield each
+
+
+def _bounded(outputs: Iterator[Output], gaps: list[int]) -> Iterator[Output]:
+    """Yield what there is room for; the bytes of the rest are noted in `gaps`."""
+    room = ROOM
+    for each in outputs:
+        size = len(each.text) if isinstance(each, Stream) else len(repr(each))
+        room -= size
+        if room < 0:
+            gaps.append(size)
+        else:
+            yield each
 
 
 def _began(found: tuple[Seen, Cell]) -> datetime:

@@ -157,7 +157,7 @@ class Opening:
     async def _heritage(self, file: KernelFile) -> Heritage:
         """Look for what ended bridges knew of a kernel; in a thread, for there may be a thousand files."""
         place = self._journal.parent
-        return Heritage([]) if place is None else await asyncio.to_thread(read_heritage, place, file.info.fingerprint)
+        return Heritage() if place is None else await asyncio.to_thread(read_heritage, place, file.info.fingerprint)
 
     async def live(self, name: str | None, timeout: float | None = None) -> Connected:
         """Return the connected kernel that is meant, with another session where the one it had is over."""
@@ -225,6 +225,8 @@ class Opening:
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.remove(connected)
+        if connected.session.left == "process":
+            connected.session.reason = str(error)  # by now more is known
         await connected.session.close()
         if connected.sandbox:
             with contextlib.suppress(LaunchError):

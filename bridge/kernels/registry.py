@@ -222,7 +222,7 @@ class Kernels:
 
     async def _leave(self, connected: Connected) -> None:
         with connected.act("disconnect", ending=True):
-            await connected.session.close()
+            await connected.session.close(hands_on=True)
 
     # -- acting on a connected kernel
 

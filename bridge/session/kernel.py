@@ -17,7 +17,7 @@ import anyio
 from bridge import terminal
 from bridge.channels import Channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelDied, NoSuchKernel, UsageError
+from bridge.errors import KernelDied, KernelNotResponding, NoSuchKernel, UsageError
 from bridge.execution import Execution, Executions
 from bridge.journal import Book, Record
 from bridge.messages import Message, mapping, text_of
@@ -190,6 +190,10 @@ class KernelSession:
             await self._questions.follow(execution, wait, _now() + wait, ask)
         return self._told(execution)
 
+    def take_back(self, number: int) -> None:
+        """Have a cell interrupted in the session after this one, which is over: nobody waits for it any more."""
+        self._interrupts.take_back_once_begun(self._kept(number))
+
     async def go_on(self, number: int, *, timeout: float | None, ask: Ask | None) -> Result:
         """Wait on for a cell that was handed on to this session, as `execute`, whose `on_message` sees it still."""
         execution = self._kept(number)
@@ -238,19 +242,20 @@ class KernelSession:
                 await self._lost.wait()
         return self._lost.is_set()
 
-    async def close(self) -> None:
+    async def close(self, *, hands_on: bool = False) -> None:
         """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it.
 
-        Cells that have not ended are lost, as nobody follows them on.
+        Cells that have not ended are lost here; `hands_on`: their records stay without an end, for the next bridge.
         """
         if self._losing is None:
             if self._questions.asked is not None:
                 sentence = "The bridge left the kernel, so the cell that asked was interrupted."
                 await self._questions.give_up(self._questions.asked, sentence)
             await self._subshell.leave()
-            self._losing = asyncio.create_task(self._lose(Loss("The connection was closed from this side.")))
+            loss = Loss("The connection was closed from this side.")
+            self._losing = asyncio.create_task(self._lose(loss, go_on=hands_on))
         await self.let_go()
-        self._end_cells(self.reason)
+        self._end_cells(self.reason, go_on=hands_on and self.left == "process")
 
     async def let_go(self) -> None:
         """Close the connection of a session that is over; cells of ours are kept for the session after this one."""
@@ -320,7 +325,7 @@ class KernelSession:
             # whoever has cancelled is told no more of it, also while the cell is being taken back
             self._sent.listen(execution, None)
             # rule 8: a cancel before the time-out takes back our cell; if it is still queued, as soon as it starts
-            with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied):
+            with anyio.CancelScope(shield=True), contextlib.suppress(KernelDied, KernelNotResponding):
                 if self._interrupts.is_running(execution):
                     await self._interrupts.interrupt(execution)
                 elif not execution.started:
@@ -382,7 +387,7 @@ class KernelSession:
     def _why_lost(self) -> str | None:
         return (self.reason or "The kernel is gone.") if self.lost else None
 
-    async def _lose(self, loss: Loss | None) -> None:
+    async def _lose(self, loss: Loss | None, *, go_on: bool = False) -> None:
         try:
             loss = loss or await self._explain()
         except Exception:
@@ -395,7 +400,7 @@ class KernelSession:
             self._questions.suspend()
             self._sent.set_adrift()
         else:
-            self._end_cells(self.reason)
+            self._end_cells(self.reason, go_on=go_on)
         self._others.lose(self.reason)
         if self._writing:
             self._writing.cancel()
@@ -404,9 +409,9 @@ class KernelSession:
         # nobody can listen there again
         await self._channels.close()
 
-    def _end_cells(self, sentence: str) -> None:
+    def _end_cells(self, sentence: str, *, go_on: bool = False) -> None:
         for execution in self.executions:
-            execution.lose(sentence)
+            execution.lose(sentence, goes_on=go_on)
             self._sent.settle(execution)
 
     # -- what was sent before the connection was lost
@@ -420,6 +425,7 @@ class KernelSession:
             return
         for execution in self._sent.take(before._sent):
             execution.miss(LOST_MEANWHILE)
+            self._interrupts.saw(execution)  # whoever waited for it may have left meanwhile
         self._questions.resume(before._questions)
 
     def adopt(self, execution: Execution, record: Record) -> None:

@@ -72,6 +72,7 @@ class Ends:
         self._unused = 0.0
         self._person = False
         self._announced: Limit | None = None
+        self._is_aged = False
         set_ones = [each for each in vars(limits).values() if each is not None]
         self._step = min(LOOK_SECONDS, *(each / 20 for each in set_ones)) if set_ones else math.inf
 
@@ -91,7 +92,7 @@ class Ends:
         if left <= 0 and self._announced == limit:
             # somebody who has just come may stay
             if seen.connected and limit != "max_lifetime":
-                return None
+                return self._by_age(now)
             return Notice("over", limit, f"this sandbox is over: {self._why(limit)}")
         if left <= min(WARNED_SECONDS, self._seconds(limit) / 10):
             if self._announced == limit:
@@ -102,6 +103,19 @@ class Ends:
             limit, self._announced = self._announced, None
             return Notice("stays", limit, "this sandbox is used again, so it does not end")
         return None
+
+    def _by_age(self, now: float) -> Notice | None:
+        """Return what is to be said of its lifetime while the other end is held off."""
+        seconds = self._seconds("max_lifetime")
+        left = seconds - (now - self._began)
+        if left > min(WARNED_SECONDS, seconds / 10):
+            return None
+        if not self._is_aged:
+            self._is_aged = True
+            return self._ending("max_lifetime", math.ceil(max(left, self._step)))
+        if left > 0:
+            return None
+        return Notice("over", "max_lifetime", f"this sandbox is over: {self._why('max_lifetime')}")
 
     def _nearest(self, now: float) -> tuple[float, Limit]:
         """Return the limit that ends it first as things are, and in how many seconds."""

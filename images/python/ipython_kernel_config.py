@@ -81,7 +81,8 @@ class OutOfMemory:
 
     def tell(self, *_: Any) -> None:
         """Called at the end of each cell."""
-        new, self.before = self.kills() - self.before, self.kills()
+        kills = self.kills()
+        new, self.before = kills - self.before, kills
         if new > 0:
             what = "a process was" if new == 1 else f"{new} processes were"
             print(

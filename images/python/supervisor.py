@@ -58,6 +58,7 @@ WAITING = 4096
 HELD = 64  # connections to `LIFE` that outlive a kernel; there is one gateway
 STDIN_SECONDS = 60.0
 STDIN_BYTES = 1 << 20
+COLLECTED = 256  # ended processes at a time, between which signals and the time are looked at
 STRAYS_SECONDS = 10.0  # a killed process ends at once, unless it hangs in the operating system; then we go on without
 QUICK_STARTS = 5  # so many starts in a minute are let through at once; after that something is wrong for good
 QUICK_WINDOW = 60.0
@@ -343,7 +344,7 @@ class Life:
         return any(each != self.NOBODY for each in self._held.values()), stayed
 
     def _take_over(self, listener: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # none waits any more, or the machine is short of something
             for _ in range(WAITING):  # all that waited when this began; code inside may go on to connect without an end
                 end, _ = listener.accept()
                 if hung_up(end) or len(self._held) == HELD or not is_outside(end):
@@ -504,6 +505,7 @@ class Supervisor:
         self._pid: int | None = None
         self._starts: list[float] = []
         self._oom_kills = 0
+        self._has_more = False
 
     def run(self) -> NoReturn:
         """Serve until a signal from outside ends it, or the sandbox is over."""
@@ -516,14 +518,13 @@ class Supervisor:
             if start and wait == 0:
                 start()
                 continue
-            wait = max(0.0, min(wait, self._ends.next_look - now))
+            wait = 0.0 if self._has_more else max(0.0, min(wait, self._ends.next_look - now))
             info = signal.sigtimedwait({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM}, wait)
-            if info is None:
-                continue
-            if info.si_signo == signal.SIGCHLD:
+            if info is not None and info.si_signo != signal.SIGCHLD:
+                if from_outside(info):
+                    self._obey(info.si_signo)
+            elif info is not None or self._has_more:
                 self._reap()
-            elif from_outside(info):
-                self._obey(info.si_signo)
 
     def _look(self) -> None:
         """See who uses the sandbox, and end it if it is over."""
@@ -605,10 +606,16 @@ class Supervisor:
         self._ended(ending_of(status, oom_kills=killed, limit=memory_limit()))
 
     def _collect(self) -> tuple[int | None, bool]:
-        """Returns the kernel's status, if it has ended, and whether any process is left."""
-        status = None
+        """Returns the kernel's status, if it has ended, and whether any process is left.
+
+        Where code inside ends processes faster than they are collected, `_has_more` is true, and this comes back soon.
+        """
+        status, self._has_more = None, False
         try:
-            while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            for _ in range(COLLECTED):
+                child = os.waitpid(-1, os.WNOHANG)
+                if not child[0]:
+                    return status, True
                 if os.WIFSTOPPED(child[1]):
                     continue  # it has made us its tracer (PTRACE_TRACEME), and only its end is our business
                 if child[0] == self._pid:
@@ -617,6 +624,7 @@ class Supervisor:
                     self._forwarder = None
         except ChildProcessError:
             return status, False
+        self._has_more = True
         return status, True
 
     def _ended(self, ending: Ending) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ UNTIL = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep
 def killed(server: Bridge) -> None:
     server.process.send_signal(signal.SIGKILL)
     assert server.until_ended() == 137
+
+
+def left(server: Bridge) -> None:
+    server.stdin.close()
+    assert server.until_ended() == 0
 
 
 def served(bridge: Serve, kernel: Any) -> Bridge:
@@ -40,14 +45,15 @@ def begun(server: Bridge, code: str) -> None:
     assert "running" in told
 
 
+@pytest.mark.parametrize("ends", [killed, left])
 def test_a_cell_that_runs_on_is_followed_to_its_end_and_all_it_printed_is_told(
-    bridge: Serve, host_kernel: Any, tmp_path: Path
+    bridge: Serve, host_kernel: Any, tmp_path: Path, ends: Callable[[Bridge], None]
 ) -> None:
     go, end = tmp_path / "go", tmp_path / "end"
     first = served(bridge, host_kernel)
     first.call("execute_code", code="x = 6")
     begun(first, f"{UNTIL.format(str(go))}print('unheard', flush=True)\n{UNTIL.format(str(end))}print('last')\nx * 7")
-    killed(first)
+    ends(first)
     go.touch()
     second = served(bridge, host_kernel)
     told = read(second, 2, wait=0)

@@ -62,6 +62,14 @@ def test_who_only_asks_whether_it_answers_does_not_lengthen_its_time_and_it_is_n
     ]
 
 
+def test_who_holds_the_end_of_an_unused_one_off_does_not_hold_off_that_of_its_lifetime(ends: Any) -> None:
+    assert play(ends, {"idle_timeout": 60.0, "max_lifetime": 120.0}, every(3, 120, connected=True)) == [
+        (54, "ending", "idle_timeout", 6),
+        (108, "ending", "max_lifetime", 12),
+        (120, "over", "max_lifetime", None),
+    ]
+
+
 def test_the_agents_limit_holds_until_a_person_was_there_once(ends: Any) -> None:
     limits: dict[str, float | None] = {"idle_timeout": DAY, "idle_timeout_of_agents": 2 * HOUR}
     assert play(ends, limits, every(60, 2 * HOUR)) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -283,6 +284,21 @@ def test_who_connects_from_inside_is_turned_away(supervisor: Any, tmp_path: Path
 def cells(supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(supervisor, "CELLS", tmp_path / "cells")
     return supervisor.Cells()
+
+
+def test_processes_that_end_without_end_keep_it_from_nothing_else(
+    supervisor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = supervisor.Orders({}, {})
+    watched = supervisor.Supervisor(orders, supervisor.Life())
+    ended = itertools.count(1000)
+    monkeypatch.setattr(supervisor.os, "waitpid", lambda *_: (next(ended), 0))
+    assert watched._collect() == (None, True)
+    assert next(ended) < 2000
+    assert watched._has_more
+    monkeypatch.setattr(supervisor.os, "waitpid", lambda *_: (0, 0))
+    assert watched._collect() == (None, True)
+    assert not watched._has_more
 
 
 def test_what_a_kernel_says_of_its_cells_is_read(cells: Any, supervisor: Any, ends: Any, tmp_path: Path) -> None:

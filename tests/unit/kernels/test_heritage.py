@@ -97,6 +97,17 @@ def test_what_is_of_another_process_agent_or_kernel_is_not(
     assert (found.unended(username) is not None) == (process == "p2")
 
 
+def test_of_a_bridge_with_two_kernels_each_ones_own_cell_is_found(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    run(journal, "m1", number=1, ends=False)
+    run(journal, "m2", number=1, ends=False, process="p2", fingerprint="f2")
+    journal.close()
+    for fingerprint, msg_id in (("f1", "m1"), ("f2", "m2")):
+        with left(tmp_path, fingerprint).claimed("agent") as found:
+            assert found
+            assert found.cell.msg_id == msg_id
+
+
 def test_what_living_bridges_have_is_theirs(bridge: Any, tmp_path: Path) -> None:
     run(bridge(), "m1", "one", number=1)
     run(bridge(), "m2", ends=False, number=2)
@@ -188,6 +199,44 @@ def test_of_very_much_output_the_newest_is_copied_and_the_rest_told_as_missing(
     found = left(tmp_path).give(bridge(), "lab", "p1", "agent")
     pages = [found[number].page(0, text=100, size=100) for number in (1, 2, 3)]
     assert [(printed(page.outputs), page.missing) for page in pages if page] == [("", 8), ("new", 0), ("newer", 0)]
+
+
+def test_what_is_missing_in_the_middle_of_an_output_is_told_as_missing_after_it_was_copied(
+    bridge: Any, tmp_path: Path
+) -> None:
+    journal = bridge()
+    for number, ends in ((1, True), (2, False)):
+        record = run(journal, f"m{number}", "first", number=number, ends=False)
+        record.miss(1000)
+        if ends:
+            record.end("ok", 5)
+    journal.close()
+    heir = bridge()
+    with left(tmp_path).claimed("agent") as unended:
+        records = left(tmp_path).give(heir, "lab", "p1", "agent")
+        assert unended
+        _, followed = unended.handed_over(heir, "lab")
+    pages = [each.page(0, text=100, size=100) for each in (records[1], followed)]
+    assert [(printed(page.outputs), page.missing) for page in pages if page] == [("first", 1000)] * 2
+
+
+def test_of_a_running_cell_with_very_much_output_as_much_is_copied_as_there_is_room_for(
+    bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heritage, "ROOM", 100)
+    journal = bridge()
+    record = run(journal, "m1", "x" * 90, number=1, ends=False)
+    for _ in range(3):
+        record.add(Stream("stderr", "y" * 90))
+        record.add(Stream("stdout", ""))
+    record.write()
+    journal.close()
+    with left(tmp_path).claimed("agent") as unended:
+        assert unended
+        _, followed = unended.handed_over(bridge(), "lab")
+    page = followed.page(0, text=1000, size=1000)
+    assert page
+    assert (printed(page.outputs), page.missing) == ("x" * 90, 270)
 
 
 def test_a_journal_that_cannot_be_read_keeps_no_other_one(bridge: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ VENV := $(KERNEL_BRIDGE_VENV)
 BIN := $(VENV)/bin
 IMAGE := kernel-bridge/python:3.13
 
-.PHONY: demo test check lint unit generated picture lock dist clean
+.PHONY: demo test soak check lint unit generated picture lock dist clean
 
 demo: $(VENV)/ready  ## show the main job end to end on this machine
 	@.ci/engine.sh
@@ -20,6 +20,11 @@ test: $(VENV)/ready  ## everything but the benchmarks
 	@.ci/compose.sh
 	$(MAKE) lint
 	$(BIN)/pytest tests --durations=8
+
+soak: $(VENV)/ready  ## an hour of mixed load; its figures are written to tests/soak/RESULT.md
+	@ENGINE=required .ci/engine.sh
+	@.ci/image.sh $(IMAGE)
+	$(BIN)/python -m tests.soak
 
 check: lint unit  ## what is quick: lint, types, unit tests
 

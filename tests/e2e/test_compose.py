@@ -169,6 +169,9 @@ def test_a_restart_from_the_shell_empties_it_under_the_same_file(shared: Project
 # -- sealed
 
 
+OWN_LABELS = ("connection-file", "workspace", "workspace-mode", "sockets", "egress", "ends")
+
+
 def asked_for(kernel: dict[str, Any], gateway: dict[str, Any], of: Project) -> Documents:
     """What the launcher would ask the engine for, with what compose can only do otherwise; all of that is here."""
     uid = int(of.settings.get("KERNEL_UID", 199_999))
@@ -185,11 +188,9 @@ def asked_for(kernel: dict[str, Any], gateway: dict[str, Any], of: Project) -> D
     )
     asked = documents(decide(built_in(), SandboxRequest(name=of.name)), facts)
     for document, found in ((asked.kernel, kernel), (asked.gateway, gateway)):
-        # labels of its own
+        # labels of its own; it ends when compose ends it
         document["Labels"] = {
-            name: value
-            for name, value in document["Labels"].items()
-            if name.rpartition(".")[2] not in ("connection-file", "workspace", "workspace-mode", "sockets", "egress")
+            name: value for name, value in document["Labels"].items() if name.rpartition(".")[2] not in OWN_LABELS
         }
         # compose has no field for masked paths: the engine's own list is in force, which ours is longer than
         own = found["HostConfig"]["MaskedPaths"]

@@ -294,8 +294,8 @@ def test_two_lines_are_enough_on_every_image_that_the_command_builds(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"FROM {PYTHON}\nLABEL io.kernel-bridge.image=0\n", "it has no label io.kernel-bridge.image=3"),
-        ("FROM scratch\nCOPY Dockerfile /\nLABEL io.kernel-bridge.image=3\n", "but not the programs"),
+        (f"FROM {PYTHON}\nLABEL io.kernel-bridge.image=0\n", "it has no label io.kernel-bridge.image=4"),
+        ("FROM scratch\nCOPY Dockerfile /\nLABEL io.kernel-bridge.image=4\n", "but not the programs"),
         (f"FROM {PYTHON}\nUSER 0\nRUN rm -r /opt/kernel-bridge\n", "but not the programs"),
     ],
     ids=["without the label", "with nothing but the label", "without the supervisor"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 import socket
 import subprocess
@@ -74,9 +75,10 @@ class Probed:
         said = self.run(
             "import subprocess, sys\n"
             f"_done = subprocess.run([sys.executable, '-c', {code!r}], stdout=-1, stderr=-2, text=True, timeout=50)\n"
-            "print('killed' if _done.returncode == -9 else _done.stdout)"
+            "print('killed' if _done.returncode == -9 else _done.stdout, end='\\0')"
         )
-        return said.strip()
+        # behind it the kernel itself may tell that a process of it ran out of memory
+        return said.partition("\0")[0].strip()
 
     def _next_kernel(self, ends_it: str, after: str) -> str:
         """End the kernel; returns what its successor says, or that it ends by itself."""
@@ -213,7 +215,9 @@ def _workspace(work: Path, held: ExitStack) -> Path:
 
 def _outside(engine: docker.DockerClient, work: Path, workspace: Path, held: ExitStack) -> Outside:
     """Listen where code in a sandbox must not come to; what is not there yet is empty."""
-    host = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    # an engine tells the address itself only once it was started again
+    subnet = ipaddress.ip_network(engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"])
+    host = str(next(subnet.hosts()))
     ports = []
     for address, kind in ((host, socket.SOCK_STREAM), (host, socket.SOCK_DGRAM), ("127.0.0.1", socket.SOCK_STREAM)):
         listener = held.enter_context(socket.socket(type=kind))

@@ -241,6 +241,12 @@ class Channels:
             raise KernelNotResponding(
                 f"The kernel at {self._where()} takes no requests: {error.strerror}. Nothing was executed."
             ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            # pyzmq cancels whoever waits for a socket that is closed
+            raise KernelNotResponding(f"The connection to the kernel at {self._where()} is lost.") from None
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
         socket = self._sockets[channel]

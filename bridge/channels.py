@@ -2,19 +2,21 @@
 
 The one rule: a socket is read by its own permanent task and by nothing else, so that a cancelled call never cuts a
 receive, and no output is lost because nobody was reading (`RCVHWM=0`: the default drops messages of a slow reader, the
-idle among them). Attaching never asks the shell channel, which is silent for as long as a cell runs: it asks control,
-and waits for the welcome to a subscription that is unique (JEP 65), or for our own request's status on older kernels.
+idle among them). What comes faster than it can be handled waits in a `Backlog`, which is bounded and counts what it
+drops. Attaching never asks the shell channel, which is silent for as long as a cell runs: it asks control, and waits
+for the welcome to a subscription that is unique (JEP 65), or for our own request's status on older kernels.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
-import itertools
 import json
 import logging
 import os
+import re
 import stat
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,9 +30,10 @@ from jupyter_client.session import DELIM, Session
 from zmq.utils.monitor import recv_monitor_message
 
 from bridge.authors import OURS
+from bridge.backlog import Backlog, Frames, Gap, Head
 from bridge.connection import ConnectionInfo
 from bridge.errors import KernelNotResponding
-from bridge.messages import Channel, Message
+from bridge.messages import Channel, Message, mapping
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +43,14 @@ OnDisconnect = Callable[[str | None], None]
 SEND_TIMEOUT = 2.0
 # Between two requests while a kernel starts; ZMQ itself reconnects underneath.
 ASK_AGAIN = 0.25
-# ZMQ does not give way to others as long as it has a message: a flood on one channel would hold up everything else.
-FAIR = 20
+# ZMQ does not give way to others as long as it has a message: a flood on one channel would hold up everything else. So
+# many messages, or so many bytes, are handled in a row; and so many are taken from ZMQ meanwhile, which takes far less.
+FAIR, FAIR_SIZE = 20, 2**20
+TAKEN = 50 * FAIR
 # Reconnecting is ZMQ's own work, in its own thread.
 RECONNECT_MS, RECONNECT_MAX_MS = 20, 500
+# In a header; quotes inside of a text are escaped there.
+_MSG_TYPE = re.compile(rb'"msg_type": ?"(\w+)"')
 _PARTS = ("header", "parent_header", "metadata", "content")
 
 
@@ -249,27 +256,35 @@ class Channels:
             raise KernelNotResponding(f"The connection to the kernel at {self._where()} is lost.") from None
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
-        socket = self._sockets[channel]
+        socket, backlog = self._sockets[channel], Backlog(_head)
         # the same socket without the future that is made of each message, which takes longer than all else here
         at_once: zmq.Socket[bytes] = zmq.Socket.shadow(socket)
-        for number in itertools.count(1):
-            if number % FAIR == 0:
-                await asyncio.sleep(0)
-            try:
-                frames = at_once.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                frames = await socket.recv_multipart()
-            message, first = self._parse(channel, frames), frames[0]
-            del frames  # may be a hundred megabytes, which must not be there twice
-            if channel == "iopub" and first == nonce and not self.refused_signature:
-                self._welcome.set()
-            elif message is not None:
-                try:
-                    self._handler(message)
-                except Exception:
-                    # code in the kernel can sign anything; what it made of one message must not end the channel
-                    log.exception("a message of type %r was dropped", message.msg_type)
-            del message
+        while True:
+            with contextlib.suppress(zmq.Again):
+                for _ in range(TAKEN):
+                    backlog.add(at_once.recv_multipart(zmq.NOBLOCK))
+            if not backlog.size:
+                backlog.add(await socket.recv_multipart())
+            before = backlog.size
+            for _ in range(FAIR):
+                waiting = backlog.take()
+                if waiting is None:
+                    break
+                message = _of(waiting) if isinstance(waiting, Gap) else self._parse(channel, waiting)
+                is_nonce = channel == "iopub" and not isinstance(waiting, Gap) and waiting[0] == nonce
+                del waiting  # may be a hundred megabytes, which must not be there twice
+                if is_nonce and not self.refused_signature:
+                    self._welcome.set()
+                elif message is not None:
+                    try:
+                        self._handler(message)
+                    except Exception:
+                        # code in the kernel can sign anything; what it made of one message must not end the channel
+                        log.exception("a message of type %r was dropped", message.msg_type)
+                del message
+                if before - backlog.size > FAIR_SIZE:
+                    break
+            await asyncio.sleep(0)
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """Tell when the control connection drops. A gateway whose kernel still starts hangs up before any handshake."""
@@ -305,7 +320,7 @@ class Channels:
             if not hmac.compare_digest(self._session.sign(parts), signature):
                 self.refused_signature = True
                 return None
-            header, parent, metadata, content = (json.loads(part.decode("utf-8", "replace")) for part in parts)
+            header, parent, metadata, content = map(_json, parts)
             if not str(header.get("version")).startswith("5."):
                 old = dict(zip(_PARTS, (header, parent, metadata, content), strict=True))
                 adapted = adapt(old | {"msg_type": header["msg_type"]})
@@ -318,15 +333,47 @@ class Channels:
                 kernel=str(header.get("session", "")),
                 content=content,
                 metadata=metadata,
-                parent_id=str(parent.get("msg_id", "")),
-                parent_type=str(parent.get("msg_type", "")),
-                parent_session=str(parent.get("session", "")),
-                parent_username=str(parent.get("username", "")),
-                in_subshell=bool(parent.get("subshell_id")),
                 header=header,
+                **_parent(parent),
             )
         except Exception:  # noqa: BLE001 - no frames, JSON nested without end, an old protocol's odd message
             return None
+
+
+def _json(part: bytes) -> Any:
+    return json.loads(part.decode("utf-8", "replace"))
+
+
+def _parent(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a message tells of the request that it answers."""
+    return {
+        "parent_id": str(header.get("msg_id", "")),
+        "parent_type": str(header.get("msg_type", "")),
+        "parent_session": str(header.get("session", "")),
+        "parent_username": str(header.get("username", "")),
+        "in_subshell": bool(header.get("subshell_id")),
+    }
+
+
+def _head(frames: Frames) -> Head | None:
+    """Return what decides whether a message may be dropped; its signature is not looked at, for it is not obeyed."""
+    try:
+        _, header, parent, _, *contents = frames[frames.index(DELIM) + 1 :]
+        found = _MSG_TYPE.search(header)
+        return Head(found[1].decode(), _request(parent), sum(map(len, contents))) if found else None
+    except Exception:  # noqa: BLE001 - as `Channels._parse`
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _request(parent: bytes) -> dict[str, Any]:
+    """Return a parent's header; a flood's messages have all the same."""
+    return mapping(_json(parent))
+
+
+def _of(gap: Gap) -> Message:
+    """Return the message that stands for a gap in the kernel's output."""
+    return Message("iopub", "", "", {}, {}, **_parent(gap.parent), missed=gap.missed)
 
 
 async def open_channels(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.journal import Record
-from bridge.messages import Message, items, mapping, number, text_of
+from bridge.messages import Message, Missed, items, mapping, number, text_of
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, Result, Status, Stream
 
 # What one execution keeps in memory: far more than any model is shown, little enough for some of them.
@@ -21,6 +21,10 @@ KEPT_BYTES = 8 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
 KEPT_EXECUTIONS = 2
 LATE = "A thread of the cell has put out more since its end: get_execution(execution={}, cursor=0) has it."
+FASTER = (
+    "Of its output {0.messages} messages with {0.size} bytes are missing in the middle: they came faster than they "
+    "could be read, and nothing has kept them."
+)
 # Executions whose number is known; a few hundred bytes each.
 KNOWN_EXECUTIONS = 10_000
 # A longer text is cut into pieces of this size, so that the middle of one huge message can be left out too.
@@ -47,13 +51,14 @@ class _Kept:
         self._head: list[_Piece] = []
         self._tail: deque[_Piece] = deque()
         self._head_size = self._tail_size = 0
+        self._is_torn = False
         self.left_out = self.lines_left_out = 0
 
     def add(self, output: Output, display_id: str | None = None) -> str | None:
         """Keep an output; returns a sentence where only a part of it was small enough to be kept."""
         output, note = _fitted(output, self._half)
         size = _size(output)
-        if not self._tail and self._head_size + size <= self._half:
+        if not self._tail and not self._is_torn and self._head_size + size <= self._half:
             self._head.append(_Piece(output, size, display_id))
             self._head_size += size
             return note
@@ -66,6 +71,11 @@ class _Kept:
             if isinstance(dropped.output, Stream):
                 self.lines_left_out += dropped.output.text.count("\n")
         return note
+
+    def miss(self, size: int) -> None:
+        """Something is missing here: what was before it stays the head."""
+        self._is_torn = True
+        self.left_out += size
 
     def holds(self, display_id: str) -> bool:
         return any(piece.display_id == display_id for piece in (*self._head, *self._tail))
@@ -164,6 +174,7 @@ class Execution:
         self._ending: Status | None = None
         self._closed = False
         self._notes: list[str] = []
+        self._missed = Missed()
         self._count: int | None = None
         self._ended_kernel = False
         self._question: Question | None = None
@@ -232,10 +243,11 @@ class Execution:
         The first reply counts. What was published after the idle, by a thread of the cell, is kept and is in no result:
         it would be there or not, as the reply happens to be late or early.
         """
-        if self._closed:
+        if message.missed:
+            self._miss(message.missed)
+        elif self._closed:
             self._late(message)
-            return
-        if message.msg_type == "execute_reply":
+        elif message.msg_type == "execute_reply":
             if not self.replied:
                 self._reply(message.content)
         elif message.msg_type == "status":
@@ -289,7 +301,8 @@ class Execution:
     def notes(self) -> tuple[str, ...]:
         """Sentences for the reader that are no output."""
         trouble = self._record.trouble if self._record else None
-        return (*self._notes, trouble) if trouble else tuple(self._notes)
+        missed = FASTER.format(self._missed) if self._missed.messages else None
+        return tuple(filter(None, (*self._notes, missed, trouble)))
 
     def result(self) -> Result:
         """Return what is known now."""
@@ -317,6 +330,13 @@ class Execution:
         """Write what waits to be written together with more."""
         if self._record:
             self._record.write()
+
+    def _miss(self, missed: Missed) -> None:
+        self._missed += missed
+        if not self._closed:
+            self._kept.miss(missed.size)
+        if self._record:
+            self._record.miss(missed.size)
 
     def _late(self, message: Message) -> None:
         if self._record and message.msg_type in ("stream", "display_data", "error"):

@@ -159,8 +159,11 @@ class Record:
         self._journal.clear(self.cell)
 
     def miss(self, size: int) -> None:
-        """So many more bytes of the output are not here."""
+        """So many bytes of the output are missing in this place."""
         if size:
+            self.write()
+            self._place += 1
+            self._size += size
             self._journal.miss(self.cell, size)
 
     def end(self, status: Status, count: int | None) -> None:

@@ -13,6 +13,19 @@ Channel = Literal["shell", "control", "stdin", "iopub"]
 
 
 @dataclass(frozen=True)
+class Missed:
+    """Output that came faster than it could be read, and was dropped."""
+
+    messages: int = 0
+    size: int = 0
+    """Bytes of it."""
+
+    def __add__(self, other: Missed) -> Missed:
+        """Return both together."""
+        return Missed(self.messages + other.messages, self.size + other.size)
+
+
+@dataclass(frozen=True)
 class Message:
     """A message from the kernel; the `parent_…` fields are about the request that it belongs to."""
 
@@ -30,6 +43,8 @@ class Message:
     """The request ran in a subshell (JEP 91), beside the main one, so it does not keep the kernel busy."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """The message's own header; an answer to it names this as its parent."""
+    missed: Missed | None = None
+    """It stands for this, and is itself of no type that a kernel sends."""
 
 
 # Code in the kernel can sign anything: what is not of the type that the specification says is taken as missing.

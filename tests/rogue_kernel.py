@@ -246,12 +246,18 @@ class Rogue:
         self.unanswered.append(request)
 
     def numbers(self, request: Parent) -> None:
-        """As many numbered messages as a cell names, each so long, as fast as can be: what is the same is made once."""
+        """As many numbered messages as a cell names, each so long, and so many in a second, or as fast as can be.
+
+        What is the same in all of them is made once.
+        """
         self.begin(request)
         header = json.dumps(self.session.msg_header("stream"), default=str).encode()
         parent = json.dumps(request["header"], default=str).encode()
-        count, size = map(int, request["content"]["code"][len("numbers(") : -1].split(","))
+        count, size, *rate = map(int, request["content"]["code"][len("numbers(") : -1].split(","))
+        began = time.monotonic()
         for number in range(count):
+            if rate and number % 100 == 0:
+                time.sleep(max(0.0, began + number / rate[0] - time.monotonic()))
             text = str(number).rjust(size, ".").encode()
             self.signed("iopub", header, parent, b"{}", b'{"name": "stdout", "text": "' + text + b'"}')
         self.end(request)

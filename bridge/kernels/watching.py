@@ -162,6 +162,8 @@ class _Others:
         if first.remaining:
             end = self._journal.page(cell, max(last, first.cursor), text=READ, size=READ_SIZE)
             parts += [f"… {first.remaining} more bytes, at their end:", self._text(cell, end.outputs if end else ())]
+        if first.missing:
+            parts.append(f"… {first.missing} bytes in the middle of it could not be kept")
         return "\n".join(filter(None, parts))
 
     def _text(self, cell: int, outputs: Iterable[Output]) -> str:

@@ -24,7 +24,7 @@ LAYERS = [
         "authors",
         "addresses",
     },
-    {"journal", "audit", "looking"},
+    {"journal", "audit", "looking", "backlog"},
     {"execution", "journals"},
     {"others"},
     {"channels", "launchers"},

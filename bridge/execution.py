@@ -174,6 +174,7 @@ class Execution:
         self._ending: Status | None = None
         self._closed = False
         self._notes: list[str] = []
+        self._gaps: list[str] = []
         self._missed = Missed()
         self._count: int | None = None
         self._ended_kernel = False
@@ -193,6 +194,7 @@ class Execution:
     def miss(self, sentence: str) -> None:
         """Nobody heard what it put out for a while, or how it ended, as the sentence says."""
         self.has_gap = True
+        self._gaps.append(sentence)
         self.note(sentence)
 
     def recover(self, outputs: Sequence[Output], sentence: str) -> None:
@@ -201,7 +203,8 @@ class Execution:
         Displays, which it does not keep, stay as they were, behind that.
         """
         displays = [each for each in self._kept.merged() if isinstance(each, DisplayData)]
-        self.has_gap, self._notes = False, [sentence]
+        self.has_gap, self._missed = False, Missed()
+        self._notes = [sentence, *(each for each in self._notes if each not in self._gaps)]
         self._clear()
         for each in (*outputs, *displays):
             place = self._record.add(each) if self._record else None
@@ -264,9 +267,18 @@ class Execution:
         else:
             self._late(message)
 
+    def ask(self, question: Question | None) -> None:
+        """Ask what the kernel was found to wait for; None for what is never asked."""
+        self._started = True
+        self._question = question
+        if self._record:
+            self._record.ask(question.prompt if question else None)
+
     def close_question(self, note: str | None = None) -> None:
         """Ask no longer: it was answered, or given up for the reason that the note tells."""
         self._question = None
+        if self._record:
+            self._record.ask_no_more()
         self.note(note)
 
     def close(self, note: str | None = None) -> None:
@@ -283,6 +295,7 @@ class Execution:
         if not self._closed:
             self._ending = self._ending or "lost"
             self._goes_on = goes_on and self._ending == "lost"
+            self._gaps.append(sentence)
             self.close(sentence)
 
     @property
@@ -384,10 +397,10 @@ class Execution:
                 self._close()
 
     def _ask(self, message: Message) -> None:
-        self._started = True  # stdin may be ahead of iopub
-        if not message.content.get("password"):  # such a question is never asked
-            prompt = text_of(message.content.get("prompt"))[:LONGEST_PROMPT]
-            self._question = Question(str(message.header.get("msg_id", "")), prompt)
+        # stdin may be ahead of iopub; a password is never asked for
+        prompt = text_of(message.content.get("prompt"))[:LONGEST_PROMPT]
+        is_password = bool(message.content.get("password"))
+        self.ask(None if is_password else Question(str(message.header.get("msg_id", "")), prompt))
 
     def _output(self, message: Message) -> None:
         content, kind = message.content, message.msg_type

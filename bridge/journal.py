@@ -1,7 +1,8 @@
 """What happened in the kernels, kept on disk: each cell that this bridge saw, whoever ran it, with all of its output.
 
 The one rule: each bridge writes one SQLite file of its own, private to its user, which other processes may read
-meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell.
+meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell. Where
+another program holds a lock on it, that is what happens to output after a moment; begins and ends are written later.
 
 Output is numbered by places, which only rise within a cell. A text that is too long for one page of a reader takes
 several, so that a reader goes on at any of them.
@@ -18,6 +19,7 @@ import os
 import shutil
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +32,10 @@ from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Status, St
 PIECE = 64 * 1024
 # Where nothing may be written to disk, what is kept lies in memory instead.
 IN_MEMORY = 16 * 1024 * 1024
+# Seconds that a write may wait for a lock that another program holds on the file; meanwhile nothing else is done.
+HELD_UP = 0.2
+# Small changes that wait for the end of such a lock.
+OWED = 10_000
 # Entries of one text that are written together.
 TOGETHER = 64
 # An entry costs that much beside its contents.
@@ -53,6 +59,7 @@ CREATE TABLE kernels (id TEXT PRIMARY KEY, fingerprint TEXT, spec TEXT, language
 CREATE TABLE outputs (
     cell INTEGER, place INTEGER, pieces INTEGER, start INTEGER, text INTEGER, kind TEXT, display TEXT, body BLOB
 );
+CREATE TABLE questions (cell INTEGER PRIMARY KEY, prompt BLOB);
 CREATE UNIQUE INDEX places ON outputs (cell, place);
 CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
 CREATE INDEX endings ON cells (ended);
@@ -158,6 +165,14 @@ class Record:
         self._waiting, self._length, self._unwritten, self._told = [], 0, 0, 0
         self._journal.clear(self.cell)
 
+    def ask(self, prompt: str | None) -> None:
+        """The cell asks; None where it is for a password."""
+        self._journal.ask(self.cell, prompt)
+
+    def ask_no_more(self) -> None:
+        """What the cell asked was answered, or given up."""
+        self._journal.ask_no_more(self.cell)
+
     def miss(self, size: int) -> None:
         """So many bytes of the output are missing in this place."""
         if size:
@@ -221,6 +236,8 @@ class Journal:
         self._place: _Place | None = None
         self._opened: sqlite3.Connection | None = None
         self._now = 0.0
+        self._is_held = False
+        self._owed: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=OWED)
         self.problem: str | None = None
         """Why something could not be written, once that happened."""
 
@@ -232,6 +249,8 @@ class Journal:
         """Let others read it, or remove it where nothing is in it."""
         if self._opened is None:
             return
+        with contextlib.suppress(sqlite3.Error), self._in_turn():
+            pass  # what is owed
         empty = self._scalar("SELECT count(*) FROM cells") == 0
         self._opened.close()
         self._opened = None
@@ -278,11 +297,11 @@ class Journal:
 
     def know(self, kernel: str, fingerprint: str, spec: str, language: str) -> None:
         """Write what is known of a kernel process beside its cells."""
-        self._write("INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?)", kernel, fingerprint, spec, language)
+        self._change("INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?)", kernel, fingerprint, spec, language)
 
     def start(self, cell: int, count: int | None) -> None:
         """Write that the kernel has begun a cell that was sent before."""
-        self._write("UPDATE cells SET began = ?, count = ? WHERE id = ?", self.now().timestamp(), count, cell)
+        self._change("UPDATE cells SET began = ?, count = ? WHERE id = ?", self.now().timestamp(), count, cell)
 
     def add(
         self, cell: int, place: int, start: int, outputs: Sequence[Output], display_id: str | None
@@ -315,24 +334,32 @@ class Journal:
             )
             self._grow(len(body) - old)
 
+    def ask(self, cell: int, prompt: str | None) -> None:
+        """Write what a cell asks, for whoever may have to go on to ask it."""
+        body = None if prompt is None else _encoded(prompt)
+        self._change("INSERT OR REPLACE INTO questions VALUES (?, ?)", cell, body)
+
+    def ask_no_more(self, cell: int) -> None:
+        """Write that a cell asks no longer."""
+        self._change("DELETE FROM questions WHERE cell = ?", cell)
+
     def clear(self, cell: int) -> None:
         """Forget a cell's output so far."""
         self._size -= self._scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
-        self._write("DELETE FROM outputs WHERE cell = ?", cell)
-        self._write("UPDATE cells SET missing = 0 WHERE id = ?", cell)
+        self._change("DELETE FROM outputs WHERE cell = ?", cell)
+        self._change("UPDATE cells SET missing = 0 WHERE id = ?", cell)
 
     def end(self, cell: int, status: Status, count: int | None, *, missing: int) -> bool:
         """Write how and when a cell ended, and how much more of it is missing; returns whether that was done."""
         ended = self.now().timestamp()
-        written = self._write(
+        return self._change(
             "UPDATE cells SET status = ?, count = ?, ended = ?, missing = missing + ? WHERE id = ?",
             *(status, count, ended, missing, cell),
         )
-        return written is not None
 
     def miss(self, cell: int, size: int) -> None:
         """Write that so many more bytes of a cell's output are not here."""
-        self._write("UPDATE cells SET missing = missing + ? WHERE id = ?", size, cell)
+        self._change("UPDATE cells SET missing = missing + ? WHERE id = ?", size, cell)
 
     def holds(self, cell: int) -> bool:
         """Tell whether a cell is still kept."""
@@ -341,8 +368,9 @@ class Journal:
     def forget(self, cell: int) -> None:
         """Remove a cell and its output."""
         self.clear(cell)
+        self.ask_no_more(cell)
         self._size -= self._scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
-        self._write("DELETE FROM cells WHERE id = ?", cell)
+        self._change("DELETE FROM cells WHERE id = ?", cell)
 
     # -- reading
 
@@ -454,21 +482,47 @@ class Journal:
 
     def _write(self, statement: str, *values: Any) -> sqlite3.Cursor | None:
         try:
-            return self._database().execute(statement, values)
+            with self._in_turn() as database:
+                return database.execute(statement, values)
         except (sqlite3.Error, OverflowError) as error:
             self._trouble(error)
             return None
 
     def _write_all(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
         try:
-            database = self._database()
-            with database:  # commits, or takes all of it back
+            with self._in_turn() as database, database:  # commits, or takes all of it back
                 database.execute("BEGIN")
                 database.executemany(statement, rows)
         except (sqlite3.Error, OverflowError) as error:
             self._trouble(error)
             return False
         return True
+
+    def _change(self, statement: str, *values: Any) -> bool:
+        """Write what is small, behind a lock with the next write after it; returns whether that is done or will be."""
+        if self._write(statement, *values) is not None:
+            return True
+        if self._is_held:
+            self._owed.append((statement, values))
+        return self._is_held
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[sqlite3.Connection]:
+        """Write, behind all that is owed. A lock is waited for once, and then only looked at until it is gone."""
+        database = self._database()
+        try:
+            while self._owed:
+                database.execute(*self._owed[0])
+                self._owed.popleft()
+            yield database
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY and not self._is_held:
+                self._is_held = True
+                database.execute("PRAGMA busy_timeout = 0")
+            raise
+        if self._is_held:
+            self._is_held = False
+            database.execute(f"PRAGMA busy_timeout = {HELD_UP * 1000:.0f}")
 
     def _read(self, query: str, *values: Any) -> Iterator[Any]:
         with contextlib.suppress(sqlite3.Error, OverflowError):
@@ -483,7 +537,7 @@ class Journal:
     def _trouble(self, error: Exception) -> None:
         if self.problem is None:
             log.warning("not all output can be kept on disk: %s", error)
-        self.problem = str(error)
+        self.problem = "another program holds a lock on the file" if self._is_held else str(error)
 
 
 class Book:
@@ -562,7 +616,7 @@ def is_held(directory: Path) -> bool:
 
 
 def _prepared(file: Path | str) -> sqlite3.Connection:
-    database = sqlite3.connect(file, isolation_level=None)
+    database = sqlite3.connect(file, HELD_UP, isolation_level=None)
     try:
         database.executescript(_SETTINGS + _SCHEMA)
     except sqlite3.Error:
@@ -582,7 +636,7 @@ def read_cell(row: Any) -> Cell:
         number=number,
         client=client,
         username=username,
-        code=_decoded(code),
+        code=decoded(code),
         count=count,
         began=datetime.fromtimestamp(began, UTC),
         ended=None if ended is None else datetime.fromtimestamp(ended, UTC),
@@ -613,7 +667,7 @@ def _is_text_alone(output: Output) -> bool:
 def unpacked(kind: str, body: bytes, place: int | None = None, piece: int = 0, pieces: int = 1) -> Output:
     """Return an output, or one piece of it, from its bytes; raises `ValueError` where they are damaged."""
     if kind in ("stdout", "stderr"):
-        return Stream("stderr" if kind == "stderr" else "stdout", _decoded(body))
+        return Stream("stderr" if kind == "stderr" else "stdout", decoded(body))
     content = json.loads(body)
     if kind == "error":
         ename, evalue, traceback = content
@@ -667,7 +721,8 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _decoded(body: bytes) -> str:
+def decoded(body: bytes) -> str:
+    """Return a text that was written."""
     return body.decode("utf-8", "surrogatepass")
 
 

@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.journal import COLUMNS, FILE, Cell, is_held, read_cell, unpacked
+from bridge.journal import COLUMNS, FILE, Cell, decoded, is_held, read_cell, unpacked
+from bridge.looking.questions import Standing
 from bridge.outputs import Output
 
 # What reading a file raises that is damaged or gone, or that something else wrote.
@@ -113,6 +114,15 @@ class Seen:
                 return int(rows.fetchone()[0] or 0)
         except UNREADABLE:
             return 0
+
+    def question(self, cell: Cell) -> Standing | None:
+        """Return what a cell asked when its bridge ended."""
+        try:
+            with self._opened() as database:
+                row = database.execute("SELECT prompt FROM questions WHERE cell = ?", [cell.id]).fetchone()
+        except UNREADABLE:  # an earlier version wrote none
+            return None
+        return row and Standing(cell.msg_id, None if row[0] is None else decoded(row[0]))
 
     def outputs(self, cell: Cell) -> Iterator[Output | Missing]:
         """Yield a cell's output in order, and what is missing of it; all of it where the cell was forgotten since."""

@@ -1,21 +1,23 @@
 """What ended bridges knew of a kernel, copied by the one that connects to it now into its own journal.
 
 The one rule: of an ended bridge's journal nothing is changed but the mark that somebody follows its running cell on, so
-that of two heirs only one does. What cannot be read is passed over: the kernel is there all the same.
+that of two heirs only one does. What cannot be read is passed over: the kernel is there all the same. Reading
+takes a while, so it is for threads: each read has its own connection to the file. The copy is the event loop's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.execution import Execution
-from bridge.journal import Cell, Journal, Record
+from bridge.journal import HELD_UP, Cell, Journal, Record
 from bridge.journals import UNREADABLE, Journals, Missing, Seen
+from bridge.looking.questions import Standing
 from bridge.outputs import Output, Stream
 
 # Bridges that are looked at: to connect takes milliseconds.
@@ -44,20 +46,54 @@ class Unended:
 
     def _mark(self, statement: str, ended: float | None) -> bool:
         try:
-            with contextlib.closing(sqlite3.connect(self.seen.file, isolation_level=None)) as database:
+            with contextlib.closing(sqlite3.connect(self.seen.file, HELD_UP, isolation_level=None)) as database:
                 return database.execute(statement, [ended, self.cell.id]).rowcount == 1
         except sqlite3.Error:
             return False
 
+    def kept(self) -> Kept:
+        """Read what it had put out while its bridge lived."""
+        gaps = list[int]()
+        outputs = tuple(_bounded(_kept(self.seen, self.cell, gaps), gaps))
+        return Kept(self.cell, outputs, sum(gaps), self.seen.question(self.cell))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A cell of an ended bridge, as far as there is room for its output."""
+
+    cell: Cell
+    outputs: tuple[Output, ...]
+    missing: int
+    """Bytes of output that are not here."""
+    asked: Standing | None = None
+    """What it asked when its bridge ended."""
+
+    def copied(self, journal: Journal, name: str) -> Record:
+        """Copy it under the name that its kernel has here."""
+        record = journal.copy(replace(self.cell, name=name), self.outputs)
+        record.miss(self.missing)
+        return record
+
     def handed_over(self, journal: Journal, name: str) -> tuple[Execution, Record]:
-        """Copy it, with what it had put out while its bridge lived, under the name that its kernel has here."""
-        cell, gaps = replace(self.cell, name=name), list[int]()
-        outputs = list(_bounded(_kept(self.seen, self.cell, gaps), gaps))
-        record = journal.copy(cell, outputs)
-        record.miss(sum(gaps))
-        execution = Execution(cell.number or 0, cell.msg_id, cell.code, record=record)
-        execution.resume(cell.count, outputs)
+        """Copy it, and have it go on here."""
+        record = self.copied(journal, name)
+        execution = Execution(self.cell.number or 0, self.cell.msg_id, self.cell.code, record=record)
+        execution.resume(self.cell.count, self.outputs)
         return execution, record
+
+
+@contextlib.contextmanager
+def claimed(found: Unended | None) -> Iterator[Unended | None]:
+    """Claim a cell, for good where the block does not fail; None where that is not to be had."""
+    if found is None or not found.claim():
+        yield None
+        return
+    try:
+        yield found
+    except BaseException:
+        found.release()
+        raise
 
 
 class Heritage:
@@ -66,19 +102,6 @@ class Heritage:
     def __init__(self, seen: Sequence[Seen] = (), fingerprint: str = "") -> None:
         self._seen = seen
         self._fingerprint = fingerprint
-
-    @contextlib.contextmanager
-    def claimed(self, username: str) -> Iterator[Unended | None]:
-        """Claim what `unended` returns, for good where the block does not fail; None where that is not to be had."""
-        found = self.unended(username)
-        if found is None or not found.claim():
-            yield None
-            return
-        try:
-            yield found
-        except BaseException:
-            found.release()
-            raise
 
     def unended(self, username: str) -> Unended | None:
         """Return the newest cell that a bridge ran in the name of an agent and of which nobody knows the end."""
@@ -91,31 +114,28 @@ class Heritage:
                         return Unended(cell, seen)
         return None
 
-    def give(self, journal: Journal, name: str, process: str, username: str) -> dict[int, Record]:
-        """Copy what was run in a process under the name that the kernel has here.
-
-        Returns the records of what ran in the name of this agent, by their numbers.
-        """
+    def kept(self, process: str, username: str) -> list[Kept]:
+        """Read what was run in a process and has ended, whoever ran it; what ran in this name keeps its number."""
         own, others = dict[int, tuple[Seen, Cell]](), dict[str, tuple[Seen, Cell]]()
         for seen in self._seen:
             with contextlib.suppress(*UNREADABLE):
                 for cell in filter(lambda each: each.ended, seen.cells(process)):
                     if cell.number and cell.username == username:
-                        own[cell.number] = (seen, replace(cell, name=name))
+                        own[cell.number] = (seen, cell)
                     else:
-                        others[cell.msg_id] = (seen, replace(cell, name=name, number=None))
+                        others[cell.msg_id] = (seen, replace(cell, number=None))
         chosen = [*sorted(own.values(), key=_began)[-OWN:], *sorted(others.values(), key=_began)[-OTHERS:]]
-        records = dict[int, Record]()
-        for cell, outputs, gaps in _within(sorted(chosen, key=_began)):
-            record = journal.copy(cell, outputs)
-            record.miss(sum(gaps))
-            if cell.number:
-                records[cell.number] = record
-        return records
+        return list(_within(sorted(chosen, key=_began)))
 
 
-def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[tuple[Cell, Iterator[Output], list[int]]]:
-    """Yield each with its output, of which the newest has room, and what turns out to be missing, in bytes."""
+def given(kept: Iterable[Kept], journal: Journal, name: str) -> dict[int, Record]:
+    """Copy cells; returns the records of those that have numbers, by these."""
+    records = [(each.cell.number, each.copied(journal, name)) for each in kept]
+    return {number: record for number, record in records if number}
+
+
+def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[Kept]:
+    """Yield each with its output, of which the newest has room."""
     sizes = [seen.size(cell) for seen, cell in chosen]
     room, first = ROOM - sum(sizes), 0
     while room < 0:
@@ -123,7 +143,8 @@ def _within(chosen: list[tuple[Seen, Cell]]) -> Iterator[tuple[Cell, Iterator[Ou
         first += 1
     for place, (seen, cell) in enumerate(chosen):
         gaps = [sizes[place]] if place < first else []
-        yield cell, iter(()) if place < first else _kept(seen, cell, gaps), gaps
+        outputs = () if place < first else tuple(_kept(seen, cell, gaps))
+        yield Kept(cell, outputs, sum(gaps))
 
 
 def read_heritage(directory: Path, fingerprint: str) -> Heritage:

@@ -31,11 +31,11 @@ from bridge.kernels import files
 from bridge.kernels.connected import Connected, ConnectedKernels, about, free_name
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Found
-from bridge.kernels.heritage import Heritage, read_heritage
+from bridge.kernels.heritage import Heritage, claimed, given, read_heritage
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher
 from bridge.policy import Attach
-from bridge.session import Loss, open_session
+from bridge.session import Background, Loss, open_session
 
 # A kernel that runs answers in milliseconds, also while a cell runs.
 ATTACH_TIMEOUT = 4.0
@@ -43,6 +43,8 @@ ATTACH_TIMEOUT = 4.0
 REOPEN_TIMEOUT = 1.5
 # A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
 RESTART_TIMEOUT = 20.0
+# Where a cell of ours may stand still behind a lost connection that does not come back.
+AGAIN = 5.0
 
 
 class Opening:
@@ -75,6 +77,7 @@ class Opening:
         self._on_activity = on_activity
         self._patience = patience
         self._handed_over: set[Path] = set()
+        self._background = Background()
         # one for each kernel: a slow one must not keep others from being connected to
         self._connecting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -129,22 +132,25 @@ class Opening:
         left = await self._heritage(file)
         supervised = sandbox is not None or file.info.supervised
         unopened = about(book.name, file.path, supervised=supervised)
-        with self._audit.action("attach", kernel=unopened) as action, left.claimed(self._username()) as unended:
+        found = await asyncio.to_thread(left.unended, self._username())
+        with self._audit.action("attach", kernel=unopened) as action, claimed(found) as unended:
+            running = await asyncio.to_thread(unended.kept) if unended else None
             session = await open_session(
                 file.info,
                 username=self._username(),
                 explain=explain,
                 timeout=timeout,
                 starting=starting,
-                identity=unended.cell.client.encode() if unended else None,
+                identity=running.cell.client.encode() if running else None,
                 book=book,
                 on_activity=lambda: self._on_activity(book.name),
+                on_unattended=lambda: self._attend(place[0]),
                 patience=self._patience,
             )
+            # no await from here on until it is registered: what comes of a cell must find it, and the name is free
             name = book.name = free_name(sandbox or file.name, self._connected)
-            session.executions.inherit(left.give(self._journal, name, session.kernel, self._username()))
-            if unended and unended.cell.kernel == session.kernel:
-                session.adopt(*unended.handed_over(self._journal, name))
+            if running and running.cell.kernel == session.kernel:
+                session.adopt(*running.handed_over(self._journal, name))
             connected = Connected(
                 *(name, file.path, session, session.kernel, sandbox, supervised, self._audit),
                 processes={session.kernel: 1},
@@ -152,6 +158,10 @@ class Opening:
             action.tell(kernel=connected.about())
         place.append(connected)
         self._connected.add(connected)
+        async with connected.reopening:  # others' calls wait, so that numbers go on behind the last one
+            kept = await asyncio.to_thread(left.kept, session.kernel, self._username())
+            session.executions.inherit(given(kept, self._journal, name))
+            await session.ask_on(running.asked if running else None)
         return connected
 
     async def _heritage(self, file: KernelFile) -> Heritage:
@@ -168,6 +178,7 @@ class Opening:
             if connected.session.lost:
                 await connected.session.let_go()
                 await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
+                await connected.session.ask_on()
         return connected
 
     async def _reopen(self, connected: Connected, timeout: float) -> None:
@@ -188,6 +199,7 @@ class Opening:
                     before=connected.session,
                     book=self._book(connected.name, kernel_file),
                     on_activity=lambda: self._on_activity(connected.name),
+                    on_unattended=lambda: self._attend(connected),
                     patience=self._patience,
                 )
                 action.tell(kernel=connected.about())
@@ -239,9 +251,31 @@ class Opening:
             "started, then connect again."
         )
 
+    def _attend(self, connected: Connected) -> None:
+        """See to a cell of ours that may ask, and that nobody has looked at since the connection was lost."""
+        self._background.start(self._attended(connected))
+
+    async def _attended(self, connected: Connected) -> None:
+        while self._connected.has(connected) and connected.session.lost and connected.session.runs_a_cell:
+            try:
+                await self.live(connected.name)
+            except BridgeError:
+                await asyncio.sleep(AGAIN)
+
+    async def close(self) -> None:
+        """See to none any more."""
+        await self._background.end()
+
     async def forget(self, connected: Connected) -> None:
-        """Leave a kernel, once no other session is being opened with it; what runs in it goes on."""
+        """Leave a kernel, once no other session is being opened with it; what runs in it goes on.
+
+        Only what asks does not, also where the connection is lost: the session that is opened for that ends it.
+        """
         async with connected.reopening:
+            if connected.session.lost and connected.session.asks:
+                with contextlib.suppress(BridgeError):
+                    await connected.session.let_go()
+                    await self._reopen(connected, REOPEN_TIMEOUT)
             self._connected.remove(connected)
             await connected.session.close()
 

@@ -213,6 +213,7 @@ class Kernels:
         """Leave every kernel."""
         # first, so that a call that waits opens no other session
         left = self._connected.take_all()
+        await self._opening.close()
         try:
             await asyncio.gather(*map(self._leave, left))
         finally:

@@ -22,12 +22,23 @@ from bridge.channels import open_channels
 from bridge.connection import ConnectionInfo
 from bridge.execution import Executions
 from bridge.journal import Book
+from bridge.session.background import Background
 from bridge.session.kernel import KernelSession, Loss
 from bridge.session.questions import PATIENCE, Ask
 from bridge.session.sent import OnMessage
 from bridge.session.turns import OnSend, SessionState
 
-__all__ = ["PATIENCE", "Ask", "KernelSession", "Loss", "OnMessage", "OnSend", "SessionState", "open_session"]
+__all__ = [
+    "PATIENCE",
+    "Ask",
+    "Background",
+    "KernelSession",
+    "Loss",
+    "OnMessage",
+    "OnSend",
+    "SessionState",
+    "open_session",
+]
 
 
 async def open_session(
@@ -41,6 +52,7 @@ async def open_session(
     identity: bytes | None = None,
     book: Book | None = None,
     on_activity: Callable[[], None] | None = None,
+    on_unattended: Callable[[], None] | None = None,
     patience: float = PATIENCE,
 ) -> KernelSession:
     """Connect to a kernel within `timeout` seconds; it may be in the middle of a long cell.
@@ -52,13 +64,14 @@ async def open_session(
     begins or ends.
     `username` signs our messages for the other clients; `explain` is asked, once, how the kernel ended; `starting` as
     in `channels.open_channels`, whose `KernelNotResponding` is raised. After `patience` seconds without an answer a
-    cell of ours that asks is interrupted.
+    cell of ours that asks is interrupted; where the connection is lost meanwhile, `on_unattended` is called then, for
+    whoever opens another session, which does it.
     """
     if before is not None and before.runs_a_cell:
         identity = before.identity
     channels = await open_channels(info, username=username, timeout=timeout, starting=starting, identity=identity)
     executions = before.executions if before is not None else Executions()
-    session = KernelSession(channels, explain, executions, book, on_activity, patience)
+    session = KernelSession(channels, explain, executions, book, on_activity, on_unattended, patience)
     if before is not None:
         session.go_on_from(before)
     return session

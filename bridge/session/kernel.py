@@ -17,9 +17,10 @@ import anyio
 from bridge import terminal
 from bridge.channels import Channels
 from bridge.connection import ConnectionInfo
-from bridge.errors import KernelDied, KernelNotResponding, NoSuchKernel, UsageError
+from bridge.errors import KernelBusy, KernelDied, KernelError, KernelNotResponding, NoSuchKernel, UsageError
 from bridge.execution import Execution, Executions
 from bridge.journal import Book, Record
+from bridge.looking.questions import Standing, question_expression, read_question
 from bridge.messages import Message, mapping, text_of
 from bridge.others import Others
 from bridge.outputs import Result
@@ -66,11 +67,14 @@ class KernelSession:
         executions: Executions,
         book: Book | None,
         on_activity: Callable[[], None] | None,
+        on_unattended: Callable[[], None] | None,
         patience: float,
     ) -> None:
         self._channels = channels
         self._explain = explain
         self._book = book
+        self._on_unattended = on_unattended or (lambda: None)
+        self._unattended: asyncio.TimerHandle | None = None
         if book:
             book.speaks(channels.kernel_info.get("language_info"))
         self.executions = executions
@@ -130,6 +134,11 @@ class KernelSession:
     def runs_a_cell(self) -> bool:
         """A cell of ours was sent and has not ended."""
         return self._sent.current is not None
+
+    @property
+    def asks(self) -> bool:
+        """A cell of ours waits for an answer, as far as is known."""
+        return self._questions.asked is not None
 
     def is_adrift(self, number: int) -> bool:
         """Tell whether an execution goes on, as far as is known, without this session, which is over."""
@@ -261,6 +270,8 @@ class KernelSession:
         """Close the connection of a session that is over; cells of ours are kept for the session after this one."""
         if self._losing is not None:
             await self._losing
+        if self._unattended is not None:
+            self._unattended.cancel()
         await self._background.end()
         await self._channels.close()
 
@@ -381,7 +392,7 @@ class KernelSession:
 
     def _disconnected(self, sentence: str | None = None) -> None:
         if self._losing is None:
-            loss = None if sentence is None else Loss(sentence)
+            loss = None if sentence is None else Loss(sentence, left="process")
             self._losing = asyncio.get_running_loop().create_task(self._lose(loss))
 
     def _why_lost(self) -> str | None:
@@ -397,8 +408,10 @@ class KernelSession:
         self.reason, self.left = loss.sentence, loss.left
         self._lost.set()
         if self.left == "process":
-            self._questions.suspend()
+            until = self._questions.suspend()
             self._sent.set_adrift()
+            if self.runs_a_cell:
+                self._unattended = asyncio.get_running_loop().call_at(until, self._on_unattended)
         else:
             self._end_cells(self.reason, go_on=go_on)
         self._others.lose(self.reason)
@@ -427,6 +440,25 @@ class KernelSession:
             execution.miss(LOST_MEANWHILE)
             self._interrupts.saw(execution)  # whoever waited for it may have left meanwhile
         self._questions.resume(before._questions)
+
+    async def ask_on(self, heard: Standing | None = None) -> None:
+        """Find out whether the cell that was taken over asks, which nobody has heard: from here on it is asked.
+
+        `heard` is what it asked last, as the bridge before knew: it counts where the kernel, without subshells, does
+        not tell.
+        """
+        execution = self._sent.current
+        if execution is None or self._questions.asked is not None:
+            return
+        try:
+            found = read_question(await self.look(question_expression()))
+        except KernelBusy:
+            found = heard
+        except (KernelError, KernelDied, UsageError):
+            return
+        # meanwhile it may have come by itself
+        if found and found.msg_id == execution.msg_id and self._questions.asked is None and not execution.done:
+            self._questions.found(execution, found.prompt)
 
     def adopt(self, execution: Execution, record: Record) -> None:
         """Follow on a cell that a bridge, which has ended, sent to this process by the identity that is ours now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from bridge.channels import Channels
 from bridge.errors import NoAnswer, UsageError
 from bridge.execution import Execution
 from bridge.messages import Message
+from bridge.outputs import Question
 from bridge.session.background import Background
 from bridge.session.interrupts import Interrupts
 from bridge.session.requests import Requests
@@ -45,6 +47,7 @@ class Asked:
 
     execution: Execution
     header: Mapping[str, Any]
+    """Of the request, for the answer; empty where nobody heard it: the kernel takes an answer to it all the same."""
     patience: asyncio.TimerHandle
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,16 +77,21 @@ class Questions:
     def came(self, execution: Execution, message: Message) -> None:
         """Take the question of a running cell."""
         self._end_asking()  # of the question before, which another client has answered
-        asked = self._ask(execution, message.header)
+        self._ask(execution, message.header)
+
+    def found(self, execution: Execution, prompt: str | None) -> None:
+        """Take what a cell was found to ask, which nobody heard; None for a password."""
+        execution.ask(None if prompt is None else Question(uuid.uuid4().hex, prompt))
+        self._ask(execution, {})
+
+    def _ask(self, execution: Execution, header: Mapping[str, Any], until: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        until = until or loop.time() + self._patience
+        asked = self.asked = Asked(execution, header, loop.call_at(until, self._nobody_answered))
         if execution.question is None:
             self._background.start(self.give_up(asked, NEVER_ASKED))
         elif not self._requests.published_is_awaited:  # code can send any number of questions at once
             self._background.start(self._tell())
-
-    def _ask(self, execution: Execution, header: Mapping[str, Any]) -> Asked:
-        patience = asyncio.get_running_loop().call_later(self._patience, self._nobody_answered)
-        self.asked = Asked(execution, header, patience)
-        return self.asked
 
     async def _tell(self) -> None:
         """Tell the caller of a question, once what the cell has printed before it is here."""
@@ -185,19 +193,21 @@ class Questions:
 
     # -- across a lost connection
 
-    def suspend(self) -> None:
-        """Wait no longer for the answer of the open question, which the session after this one goes on to ask."""
-        if self.asked is not None:
-            self.asked.patience.cancel()
-            self.asked.over.set()
+    def suspend(self) -> float:
+        """Wait no longer for the answer of the open question, which the session after this one goes on to ask.
+
+        Returns when that one must be there, by the loop's clock: so long may a cell ask that nobody hears.
+        """
+        if self.asked is None:
+            return asyncio.get_running_loop().time() + self._patience
+        self.asked.patience.cancel()
+        self.asked.over.set()
+        return self.asked.patience.when()
 
     def resume(self, before: Questions) -> None:
-        """Go on to ask what the session before this one did."""
+        """Go on to ask what the session before this one did, until when it would have."""
         if before.asked is not None:
-            self._ask(before.asked.execution, before.asked.header)
-            cell = self._sent.of(before.asked.execution)
-            if cell is not None:
-                cell.news.set()
+            self._ask(before.asked.execution, before.asked.header, before.asked.patience.when())
 
     def _end_asking(self) -> None:
         asked, self.asked = self.asked, None

@@ -39,7 +39,7 @@ class SessionState:
 
     state: Literal["idle", "busy", "unknown", "lost"]
     running: tuple[str, ...]
-    """What runs, each as a phrase; ours with its execution number."""
+    """What runs, each as a phrase; ours with its execution number, also where it goes on beyond a lost connection."""
 
 
 class Turns:
@@ -76,9 +76,9 @@ class Turns:
 
     def state(self) -> SessionState:
         """Return what is known now, without asking the kernel."""
+        ours = tuple(_described(each) for each in [self._sent.current] if each)
         if self._requests.are_over:
-            return SessionState("lost", ())
-        ours = [_described(each) for each in [self._sent.current] if each]
+            return SessionState("lost", ours)
         running = (*ours, *self._others.phrases())
         return SessionState("busy" if running else "unknown" if self.unknown else "idle", running)
 

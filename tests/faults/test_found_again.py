@@ -16,6 +16,14 @@ from tests.faults.conftest import SOON, Bridge, Serve, run, until
 UNTIL = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)\n"
 
 
+# As one that has none, before ipykernel 7.
+WITHOUT_SUBSHELLS = """
+kind = type(get_ipython().kernel)
+told = kind.kernel_info.fget
+kind.kernel_info = property(lambda kernel: told(kernel) | {"supported_features": []})
+"""
+
+
 def killed(server: Bridge) -> None:
     server.process.send_signal(signal.SIGKILL)
     assert server.until_ended() == 137
@@ -90,6 +98,55 @@ def test_a_cell_that_runs_on_is_ours_to_interrupt(bridge: Serve, host_kernel: An
     second = served(bridge, host_kernel)
     assert "execution 1 of this bridge" in second.call("kernel_status")
     assert "KeyboardInterrupt" in second.refused("interrupt_kernel")
+    assert second.call("execute_code", code="'free'") == "'free'"
+
+
+@pytest.mark.parametrize("is_asked", ["before", "after"])
+def test_what_a_cell_asks_is_asked_by_the_heir_and_its_answer_is_taken(
+    bridge: Serve, host_kernel: Any, tmp_path: Path, is_asked: str
+) -> None:
+    """Whether the bridge that died had heard the question, or nobody has."""
+    go, asks = tmp_path / "go", f"pathlib.Path({str(tmp_path / 'asks')!r}).touch()\nprint('hello', input('who? '))"
+    first = served(bridge, host_kernel)
+    if is_asked == "before":
+        go.touch()
+        first.call("execute_code", code=f"{UNTIL.format(str(go))}{asks}")
+    else:
+        begun(first, f"{UNTIL.format(str(go))}{asks}")
+    killed(first)
+    go.touch()
+    until((tmp_path / "asks").exists, "the cell is about to ask")
+    second = served(bridge, host_kernel)
+    until(lambda: "which asks `who?` (send_input answers)" in second.call("kernel_status"), "the question is found")
+    assert "Waiting for input: `who?`, asked by execution 1." in read(second, 1)
+    assert "hello you" in second.call("send_input", text="you", execution=1)
+    assert second.call("execute_code", code="'free'") == "'free'"
+
+
+def test_what_a_dead_bridge_heard_is_asked_where_the_kernel_does_not_tell(bridge: Serve, host_kernel: Any) -> None:
+    first = served(bridge, host_kernel)
+    first.call("execute_code", code=WITHOUT_SUBSHELLS)
+    first.call("execute_code", code="name, age = input('who? '), input('how old? ')")
+    assert "how old?" in first.call("send_input", text="Ada")
+    killed(first)
+    second = served(bridge, host_kernel)
+    assert "which asks `how old?` (send_input answers)" in second.call("kernel_status")
+    second.call("send_input", text="36")
+    assert second.call("execute_code", code="name, age") == "('Ada', '36')"
+
+
+def test_a_password_that_a_dead_bridges_cell_asks_for_is_never_asked(
+    bridge: Serve, host_kernel: Any, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    first = served(bridge, host_kernel)
+    begun(first, f"{UNTIL.format(str(go))}import getpass; getpass.getpass('token? ')")
+    killed(first)
+    go.touch()
+    second = served(bridge, host_kernel)
+    told = read(second, 1)
+    assert "The cell asked for a password, which is never asked through an agent" in told
+    assert "KeyboardInterrupt" in told
     assert second.call("execute_code", code="'free'") == "'free'"
 
 

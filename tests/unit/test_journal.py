@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.journal import Journal, Page, Record, is_held
+from bridge.journal import FILE, Journal, Page, Record, is_held
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Stream
 
 MiB = 1 << 20
@@ -278,6 +280,37 @@ def test_a_full_disk_is_counted_and_not_raised(journal: Journal) -> None:
     assert "could be kept" in str(record.trouble)
     assert "full" in str(journal.problem)
     assert begin(journal, "x" * MiB).page(0, text=10, size=10) is None
+
+
+def test_anothers_lock_holds_nothing_up_for_long_and_what_it_costs_is_told(journal: Journal, tmp_path: Path) -> None:
+    record, other = begin(journal), begin(journal)
+    record.add(Stream("stdout", "before\n"))
+    record.write()
+    (file,) = tmp_path.rglob(FILE)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        for number in range(100):
+            record.add(Stream("stdout", f"meanwhile {number}\n"))
+            record.write()
+        other.end("ok", 7)
+        unknown = begin(journal)
+        assert time.monotonic() - started < 3
+        assert "another program holds a lock on the file" in str(record.trouble)
+        foreign.execute("ROLLBACK")
+    record.add(Stream("stdout", "after\n"))
+    record.end("ok", 1)
+    page = record.page(0, text=4096, size=MiB)
+    assert page is not None
+    assert page.missing == sum(len(f"meanwhile {number}\n") for number in range(100))
+    texts = written(iter(page.outputs))
+    assert texts.startswith("before\n")
+    assert texts.endswith("after\n")
+    assert f"{page.missing} bytes are missing here" in texts
+    ended = other.read()
+    assert ended is not None
+    assert (ended.status, ended.count, ended.ended is None) == ("ok", 7, False)
+    assert "holds a lock" in str(unknown.trouble)
 
 
 def test_an_output_is_found_by_its_place_and_pages_say_where_it_is(journal: Journal) -> None:

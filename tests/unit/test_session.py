@@ -71,7 +71,7 @@ async def gone() -> Loss:
 
 
 def opened(wire: Wire) -> KernelSession:
-    return KernelSession(wire, gone, Executions(), None, None, PATIENCE)  # type: ignore[arg-type]
+    return KernelSession(wire, gone, Executions(), None, None, None, PATIENCE)  # type: ignore[arg-type]
 
 
 json_values = st.recursive(

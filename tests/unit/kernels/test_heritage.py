@@ -11,7 +11,7 @@ import pytest
 from bridge.errors import KernelNotResponding
 from bridge.journal import FILE, Journal, Record
 from bridge.kernels import heritage
-from bridge.kernels.heritage import OTHERS, Heritage, read_heritage
+from bridge.kernels.heritage import OTHERS, Heritage, claimed, given, read_heritage
 from bridge.outputs import Output, Stream
 
 MiB = 1 << 20
@@ -66,13 +66,17 @@ def left(tmp_path: Path, fingerprint: str = "f1") -> Heritage:
     return read_heritage(tmp_path, fingerprint)
 
 
+def give(found: Heritage, journal: Journal, name: str, process: str, username: str) -> dict[int, Record]:
+    return given(found.kept(process, username), journal, name)
+
+
 def test_what_an_ended_bridge_ran_is_read_by_its_number(bridge: Any, tmp_path: Path) -> None:
     journal = bridge()
     run(journal, "m1", "one", number=1)
     run(journal, "m2", "two", number=2)
     journal.close()
     heir = bridge()
-    found = left(tmp_path).give(heir, "another name", "p1", "agent")
+    found = give(left(tmp_path), heir, "another name", "p1", "agent")
     assert {number: text_of(record) for number, record in found.items()} == {1: "one", 2: "two"}
     assert [(each.name, each.number, each.status) for each in heir.cells("1")] == [
         ("another name", 1, "ok"),
@@ -93,7 +97,7 @@ def test_what_is_of_another_process_agent_or_kernel_is_not(
     run(journal, "m2", "two", number=2, ends=False)
     journal.close()
     found = left(tmp_path, fingerprint)
-    assert found.give(bridge(), "lab", process, username) == {}
+    assert give(found, bridge(), "lab", process, username) == {}
     assert (found.unended(username) is not None) == (process == "p2")
 
 
@@ -103,7 +107,7 @@ def test_of_a_bridge_with_two_kernels_each_ones_own_cell_is_found(bridge: Any, t
     run(journal, "m2", number=1, ends=False, process="p2", fingerprint="f2")
     journal.close()
     for fingerprint, msg_id in (("f1", "m1"), ("f2", "m2")):
-        with left(tmp_path, fingerprint).claimed("agent") as found:
+        with claimed(left(tmp_path, fingerprint).unended("agent")) as found:
             assert found
             assert found.cell.msg_id == msg_id
 
@@ -113,7 +117,7 @@ def test_what_living_bridges_have_is_theirs(bridge: Any, tmp_path: Path) -> None
     run(bridge(), "m2", ends=False, number=2)
     heir = bridge()
     assert left(tmp_path).unended("agent") is None
-    assert left(tmp_path).give(heir, "lab", "p1", "agent") == {}
+    assert give(left(tmp_path), heir, "lab", "p1", "agent") == {}
     assert heir.count("1") == 0
 
 
@@ -124,7 +128,7 @@ def test_of_two_ended_bridges_the_later_one_has_the_number(bridge: Any, tmp_path
         journal.close()
     for place in tmp_path.iterdir():  # as by their times, of which they have the seconds
         place.rename(tmp_path / ("1" if b"early" in (place / FILE).read_bytes() else "2"))
-    assert text_of(left(tmp_path).give(bridge(), "lab", "p1", "agent")[1]) == "late"
+    assert text_of(give(left(tmp_path), bridge(), "lab", "p1", "agent")[1]) == "late"
 
 
 def test_a_cell_that_has_not_ended_is_claimed_by_one_heir_alone(bridge: Any, tmp_path: Path) -> None:
@@ -133,12 +137,12 @@ def test_a_cell_that_has_not_ended_is_claimed_by_one_heir_alone(bridge: Any, tmp
     run(journal, "m2", "so far", number=2, ends=False)
     run(journal, "m3", "of a person", username="alice", ends=False)
     journal.close()
-    with left(tmp_path).claimed("agent") as first, left(tmp_path).claimed("agent") as second:
+    with claimed(left(tmp_path).unended("agent")) as first, claimed(left(tmp_path).unended("agent")) as second:
         assert first
         assert second is None
     assert (first.cell.msg_id, first.cell.number, first.cell.client) == ("m2", 2, "client of m2")
     heir = bridge()
-    execution, record = first.handed_over(heir, "lab")
+    execution, record = first.kept().handed_over(heir, "lab")
     assert (execution.number, execution.status, execution.count) == (2, "running", 5)
     assert printed(execution.result().outputs) == text_of(record) == "so far"
 
@@ -149,13 +153,13 @@ def test_a_claim_that_leads_to_nothing_is_released(bridge: Any, tmp_path: Path) 
     journal.close()
 
     def fail() -> None:
-        with left(tmp_path).claimed("agent") as found:
+        with claimed(left(tmp_path).unended("agent")) as found:
             assert found
             raise KernelNotResponding("silent")
 
     with pytest.raises(KernelNotResponding):
         fail()
-    with left(tmp_path).claimed("agent") as found:
+    with claimed(left(tmp_path).unended("agent")) as found:
         assert found
 
 
@@ -167,7 +171,7 @@ def test_what_others_ran_is_copied_with_when_and_how_it_ended_and_each_cell_once
         run(journal, "m3", "goes on", username="alice", ends=False)
         journal.close()
     heir = bridge()
-    assert left(tmp_path).give(heir, "another name", "p1", "agent") == {}
+    assert give(left(tmp_path), heir, "another name", "p1", "agent") == {}
     first, second = heir.cells("1")
     known = [each.began for seen in left(tmp_path)._seen for each in seen.cells("p1") if each.msg_id == "m1"]
     assert (first.name, first.username, first.code, first.status) == ("another name", "alice", "code of m1", "ok")
@@ -184,7 +188,7 @@ def test_of_very_many_cells_the_newest_are_copied(bridge: Any, tmp_path: Path) -
         run(journal, f"m{number}", username="alice")
     journal.close()
     heir = bridge()
-    left(tmp_path).give(heir, "lab", "p1", "agent")
+    give(left(tmp_path), heir, "lab", "p1", "agent")
     assert [each.msg_id for each in heir.cells("1")] == [f"m{number}" for number in range(5, OTHERS + 5)]
 
 
@@ -196,7 +200,7 @@ def test_of_very_much_output_the_newest_is_copied_and_the_rest_told_as_missing(
     for number, text in enumerate(["too much", "new", "newer"], start=1):
         run(journal, text, text, number=number)
     journal.close()
-    found = left(tmp_path).give(bridge(), "lab", "p1", "agent")
+    found = give(left(tmp_path), bridge(), "lab", "p1", "agent")
     pages = [found[number].page(0, text=100, size=100) for number in (1, 2, 3)]
     assert [(printed(page.outputs), page.missing) for page in pages if page] == [("", 8), ("new", 0), ("newer", 0)]
 
@@ -212,10 +216,10 @@ def test_what_is_missing_in_the_middle_of_an_output_is_told_as_missing_after_it_
             record.end("ok", 5)
     journal.close()
     heir = bridge()
-    with left(tmp_path).claimed("agent") as unended:
-        records = left(tmp_path).give(heir, "lab", "p1", "agent")
+    with claimed(left(tmp_path).unended("agent")) as unended:
+        records = give(left(tmp_path), heir, "lab", "p1", "agent")
         assert unended
-        _, followed = unended.handed_over(heir, "lab")
+        _, followed = unended.kept().handed_over(heir, "lab")
     pages = [each.page(0, text=100, size=100) for each in (records[1], followed)]
     assert [(printed(page.outputs), page.missing) for page in pages if page] == [("first", 1000)] * 2
 
@@ -231,9 +235,9 @@ def test_of_a_running_cell_with_very_much_output_as_much_is_copied_as_there_is_r
         record.add(Stream("stdout", ""))
     record.write()
     journal.close()
-    with left(tmp_path).claimed("agent") as unended:
+    with claimed(left(tmp_path).unended("agent")) as unended:
         assert unended
-        _, followed = unended.handed_over(bridge(), "lab")
+        _, followed = unended.kept().handed_over(bridge(), "lab")
     page = followed.page(0, text=1000, size=1000)
     assert page
     assert (printed(page.outputs), page.missing) == ("x" * 90, 270)
@@ -246,6 +250,6 @@ def test_a_journal_that_cannot_be_read_keeps_no_other_one(bridge: Any, tmp_path:
         journal.close()
     found = left(tmp_path)
     found._seen[0].file.write_bytes(b"no database" * 1000)
-    (record,) = found.give(bridge(), "lab", "p1", "agent").values()
+    (record,) = give(found, bridge(), "lab", "p1", "agent").values()
     assert text_of(record) in {"one", "two"}
     assert found.unended("agent") is None

@@ -25,7 +25,7 @@ LOADED = {
     "os",
     "os.path",
 }
-LOADED |= {"posix", "stat", "sys", "typing"}
+LOADED |= {"posix", "stat", "sys", "threading", "typing"}
 
 
 def at_run_time(tree: ast.Module) -> set[str]:

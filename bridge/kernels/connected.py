@@ -78,7 +78,7 @@ class Connected:
 
     def take_notices(self) -> tuple[str, ...]:
         """Return what must be said first; whoever takes it says it."""
-        if self.end and (near := self.end.near(datetime.now(UTC))):
+        if self.end and (near := self.end.near(self.end.now())):
             self.notices.append(f"Sandbox {self.name} {near}. All its variables are lost then; save what is needed.")
             self.end = None
         taken, self.notices = tuple(self.notices), []

@@ -83,7 +83,7 @@ class Ends:
 
     def look(self, now: float, seen: Seen) -> Notice | None:
         """Return what is to be said, if anything is."""
-        # Of a time in which nobody looked, as when all of it was frozen, nobody can say that it was unused.
+        # Of a time in which nobody looked, as when all of it slept or was frozen, nobody can say that it was unused.
         passed = min(now - self._looked, 2 * self._step)
         self._looked = now
         self._unused = 0.0 if seen.used else self._unused + passed

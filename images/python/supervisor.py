@@ -76,6 +76,8 @@ WITH_CERTIFICATES = dict.fromkeys(
 )
 CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
+AGE = time.CLOCK_BOOTTIME  # nobody sets it, and it goes on while the machine sleeps or the container is frozen
+
 CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
@@ -496,7 +498,7 @@ class Supervisor:
         self._orders = orders
         self._life = life
         self._cells = Cells()
-        self._ends = ends.Ends(orders.limits, time.monotonic())
+        self._ends = ends.Ends(orders.limits, time.clock_gettime(AGE))
         self._environment = kernel_environment(os.environ, orders)
         self._door = Door() if orders.proxy else None
         self._forwarder: int | None = None
@@ -510,15 +512,14 @@ class Supervisor:
     def run(self) -> NoReturn:
         """Serve until a signal from outside ends it, or the sandbox is over."""
         while True:
-            if time.monotonic() >= self._ends.next_look:
+            if time.clock_gettime(AGE) >= self._ends.next_look:
                 self._look()
             start, starts = self._missing()
-            now = time.monotonic()
-            wait = start_delay(starts, now) if start else 3600.0
+            wait = start_delay(starts, time.monotonic()) if start else 3600.0
             if start and wait == 0:
                 start()
                 continue
-            wait = 0.0 if self._has_more else max(0.0, min(wait, self._ends.next_look - now))
+            wait = 0.0 if self._has_more else max(0.0, min(wait, self._ends.next_look - time.clock_gettime(AGE)))
             info = signal.sigtimedwait({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM}, wait)
             if info is not None and info.si_signo != signal.SIGCHLD:
                 if from_outside(info):
@@ -531,7 +532,7 @@ class Supervisor:
         connected, stayed = self._life.read()
         cells = self._cells.read(running=self._pid is not None)
         seen = ends.Seen(connected, stayed or cells.used, cells.person)
-        notice = self._ends.look(time.monotonic(), seen)
+        notice = self._ends.look(time.clock_gettime(AGE), seen)
         if notice is None:
             return
         seconds = {} if notice.seconds is None else {"seconds": notice.seconds}

@@ -1,7 +1,7 @@
 """How long a sandbox lasts: what its supervisor is told of it, what a label keeps, and what a person reads.
 
-The one rule: the supervisor decides when it is over (`images/python/ends.py`), on a clock of its own; here that is only
-told. A time is an estimate, and said so.
+The one rule: the supervisor decides when it is over (`images/python/ends.py`), on a clock that nobody sets and that
+goes on in sleep; here that is only told. A time is an estimate, and said so.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def over(status: object, limits: Limits) -> tuple[str, str] | None:
 
 
 def by_age(limits: Limits, started_at: str) -> End | None:
-    """Return when its lifetime is over."""
+    """Return when its lifetime is over, by the wall clock as it went since its start."""
     if LIFETIME not in limits:
         return None
     seconds = limits[LIFETIME]

@@ -301,6 +301,57 @@ def test_processes_that_end_without_end_keep_it_from_nothing_else(
     assert not watched._has_more
 
 
+@pytest.fixture
+def clocks(supervisor: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The clocks that a supervisor has, each to be moved by itself."""
+    time = {"wall": 1e9, "awake": 1000.0, "age": 1000.0}
+    monkeypatch.setattr(supervisor.time, "time", lambda: time["wall"])
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: time["awake"])
+    monkeypatch.setattr(
+        supervisor.time,
+        "clock_gettime",
+        lambda which: time["age" if which == supervisor.time.CLOCK_BOOTTIME else "awake"],
+    )
+    return time
+
+
+def test_slept_time_is_part_of_its_lifetime_and_not_of_the_time_that_it_was_unused(
+    supervisor: Any, ends: Any, clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(supervisor, "say", lambda event, **fields: said.append({"event": event, **fields}))
+    monkeypatch.setattr(supervisor.Supervisor, "_end_strays", lambda _: None)
+    hour = 3600.0
+    limits = supervisor.ends.Limits(idle_timeout=2 * hour, max_lifetime=8 * hour)
+    watched = supervisor.Supervisor(supervisor.Orders({}, {}, limits=limits), supervisor.Life())
+    clocks["age"] += 7 * hour
+    watched._look()
+    assert said == []
+    clocks["age"] += hour
+    watched._look()
+    assert [(each["event"], each["limit"], each["seconds"]) for each in said] == [("ending", "max_lifetime", 60)]
+    clocks["age"] += 60
+    with pytest.raises(SystemExit) as ended:
+        watched._look()
+    assert ended.value.code == ends.STATUSES["max_lifetime"]
+
+
+def test_a_clock_that_was_set_neither_ends_nor_keeps_one(
+    supervisor: Any, clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(supervisor, "say", lambda event, **_: said.append(event))
+    limits = supervisor.ends.Limits(idle_timeout=7200.0, max_lifetime=7200.0)
+    watched = supervisor.Supervisor(supervisor.Orders({}, {}, limits=limits), supervisor.Life())
+    for jump in (-1e6, 2e6):
+        clocks["wall"] += jump
+        watched._look()
+    assert said == []
+    clocks["age"] += 6600.0
+    watched._look()
+    assert said == ["ending"]
+
+
 def test_what_a_kernel_says_of_its_cells_is_read(cells: Any, supervisor: Any, ends: Any, tmp_path: Path) -> None:
     place = tmp_path / "cells"
 

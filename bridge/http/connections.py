@@ -52,8 +52,12 @@ class Connection(H11Protocol):
         # several come at once, and one that was ended for an earlier of them is among the others for a moment
         open_ = [each for each in cast("set[Connection]", self.connections) if not each.transport.is_closing()]
         if len(open_) > MOST:
-            min((each for each in open_ if not each.is_answered), key=lambda each: each._opened)._abort()  # noqa: SLF001 - our own kind
+            min((each for each in open_ if not each.is_answered), key=lambda each: each._opened).abort()  # noqa: SLF001 - our own kind
         self._await("head")
+
+    def abort(self) -> None:
+        """Close it at once, whatever was not sent yet; a request that is under way is told that its client has left."""
+        self.transport.abort()
 
     def handle_events(self) -> None:
         """Take what has come; called for all that comes, and when an answer is complete."""
@@ -89,13 +93,13 @@ class Connection(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
         if part is not None:
-            self._deadline = self.loop.call_later(HEAD if part == "head" else BODY, self._abort)
+            self._deadline = self.loop.call_later(HEAD if part == "head" else BODY, self.abort)
 
     def _wait_for_reader(self, before: int | None = None) -> None:
         """Abort where nothing was read for a time; a reader that is only slow goes on."""
         left = self.transport.get_write_buffer_size()
         if before is not None and left >= before:
-            self._abort()
+            self.abort()
             return
         self._stop_waiting_for_reader()
         self._unread = self.loop.call_later(UNREAD, self._wait_for_reader, left)
@@ -104,6 +108,3 @@ class Connection(H11Protocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-
-    def _abort(self) -> None:
-        self.transport.abort()

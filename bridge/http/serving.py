@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import uvicorn
@@ -37,14 +37,13 @@ from bridge.http.sessions import AT_ONCE, MOST, Sessions
 from bridge.http.taken import by_another_user
 from bridge.policy import Policy
 from bridge.server import build_server, leave, make_app
+from bridge.stdio import LAST_ANSWERS
 
 PATH = "/mcp"
 LARGEST_BODY = 4 * 1024 * 1024
 """Bytes. The largest that is sent is a cell's code."""
 # Connections that the system keeps until we take them.
 BACKLOG = 128
-LAST_ANSWERS = 0.3
-"""Seconds at the end for calls to answer that their kernel was left; with that a signal ends us within two."""
 _OWN = ("127.0.0.1", "localhost", "[::1]")
 # Docker's and Podman's own marks in each container.
 CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
@@ -207,9 +206,8 @@ async def serve_http(
     async def end() -> None:
         # First, while nothing is cancelled yet, for that would interrupt cells: who waits for one is told that its
         # kernel was left, and it goes on.
-        await leave(app)
-        server.should_exit = True
-        with anyio.move_on_after(LAST_ANSWERS, shield=True):
+        if await leave(app):
+            server.should_exit = True  # which cancels a start, so that what it has made is removed
             await server.ended.wait()
 
     Ending(end)
@@ -260,11 +258,19 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End once all answers are complete; streams that stay open are ended with the process."""
+        """End once all answers are complete; what is not answered in a moment is cancelled, and waited for."""
         if self._door is not None:
             await self._door.close()
+        leaving = asyncio.get_running_loop().call_later(LAST_ANSWERS, self._leave_clients)
+        # waits for all requests, and then ends the sessions of clients before 2026, and with those their calls
         await super().shutdown(sockets)
+        leaving.cancel()
         self.ended.set()
+
+    def _leave_clients(self) -> None:
+        """Have each request find that its client has left."""
+        for each in cast("set[Connection]", self.server_state.connections):
+            each.abort()
 
     def _connection(self) -> Connection:
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

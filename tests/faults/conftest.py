@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+
+from bridge.launchers.docker.owner import current_owner
 
 # Far more than it takes on a busy machine: only a hang fails it.
 SOON = 60.0
@@ -323,3 +326,20 @@ def asked(listening: socket.socket) -> socket.socket:
         if connection.recv(1):
             return connection
         connection.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[docker.DockerClient]:
+    """The machine's own, in which nothing of ours is left."""
+    client = docker.from_env(timeout=30)
+    yield client
+    run("gc", "--all")
+    client.close()
+
+
+def ours(engine: docker.DockerClient) -> list[str]:
+    """Return the names of all that this run's owner has in the engine."""
+    filters: dict[str, Any] = {"label": f"io.kernel-bridge.owner={current_owner(os.environ)}"}
+    containers = engine.containers.list(all=True, ignore_removed=True, filters=filters)
+    others: tuple[Any, ...] = (*engine.volumes.list(filters=filters), *engine.networks.list(filters=filters))
+    return sorted(str(each.name) for each in (*containers, *others))

@@ -20,8 +20,7 @@ from typing import Any
 import docker
 import pytest
 
-from bridge.launchers.docker.owner import current_owner
-from tests.faults.conftest import SOON, Bridge, Cell, End, Serve, asked, run, until
+from tests.faults.conftest import SOON, Bridge, Cell, End, Serve, asked, ours, run, until
 
 
 def runs(kernel: Any, code: str, printed: str) -> None:
@@ -135,22 +134,6 @@ def test_a_signal_that_whoever_started_it_has_it_ignore_is_ignored(bridge: Serve
 
 
 # -- sandboxes
-
-
-@pytest.fixture
-def engine() -> Iterator[docker.DockerClient]:
-    client = docker.from_env(timeout=30)
-    yield client
-    run("gc", "--all")
-    client.close()
-
-
-def ours(engine: docker.DockerClient) -> list[str]:
-    """Return the names of all that this run's owner has in the engine."""
-    filters: dict[str, Any] = {"label": f"io.kernel-bridge.owner={current_owner(os.environ)}"}
-    containers = engine.containers.list(all=True, ignore_removed=True, filters=filters)
-    others: tuple[Any, ...] = (*engine.volumes.list(filters=filters), *engine.networks.list(filters=filters))
-    return sorted(str(each.name) for each in (*containers, *others))
 
 
 def listed(name: str) -> str | None:

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from tests.e2e import serving
-from tests.e2e.serving import Served, status
+from tests.e2e.serving import Mode, Served, status
 from tests.e2e.test_http_attacks import META, MODERN, call
-from tests.faults.conftest import ENDS_WITHIN, SOON, asked, run
+from tests.faults.conftest import ENDS_WITHIN, SOON, asked, ours, run, until
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +90,30 @@ def test_while_the_engine_says_nothing(
         client.sendall(call(server, "start_sandbox", name="never"))
         with contextlib.closing(asked(listening)):
             assert ended(server, number) == code
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("at", ["its first container", "its gateway", "its connection file"])
+async def test_while_a_sandbox_starts_of_which_nothing_is_left(
+    serve: Callable[..., Served], engine: docker.DockerClient, runtime: Path, at: str, mode: Mode
+) -> None:
+    server = serve()
+    there = {
+        "its first container": lambda: ours(engine),
+        "its gateway": lambda: [each for each in ours(engine) if "gateway" in each],
+        "its connection file": lambda: list(runtime.glob("kernel-bridge-half*")),
+    }
+
+    def end() -> int:
+        until(there[at], at)
+        return ended(server, signal.SIGTERM)
+
+    ending = asyncio.create_task(asyncio.to_thread(end))
+    with contextlib.suppress(Exception):  # how a client takes its server's end is not ours
+        async with asyncio.timeout(SOON), server.client(mode=mode) as agent:
+            await agent.call("start_sandbox", name="half")
+    assert await ending == 143
+    assert (ours(engine), list(runtime.iterdir())) == ([], [])
 
 
 async def test_while_another_program_holds_a_lock_on_the_journal(

@@ -206,8 +206,8 @@ class SandboxPolicy(BaseModel):
     )
     idle_timeout: Annotated[float, ENDING] | None = Field(
         default=written("24h"),
-        title="after how long a sandbox ends to which nobody is connected and in which nothing runs; where only agents "
-        f"ever were, after {format_duration(IDLE_OF_AGENTS)} at most",
+        title="after how long a sandbox ends to which nobody is connected and in which nothing runs; one that an agent "
+        f"started, and in which only agents ever were, after {format_duration(IDLE_OF_AGENTS)} at most",
         description=f"{ENDING.allowed}, or null",
     )
     max_lifetime: Annotated[float, ENDING] | None = Field(

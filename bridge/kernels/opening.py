@@ -245,7 +245,7 @@ class Opening:
                 await self._launcher().sweep()
             # how it ended is told by the engine only until it was removed
             why = reason if connected.session.left == "nothing" else str(error)
-            return KernelDied(f"{why} Nothing was executed; the bridge has disconnected: start_sandbox starts another.")
+            return KernelDied(f"{why} Nothing was executed; the bridge has disconnected from it.")
         return KernelDied(
             f"{reason} ({error}) Nothing was executed; the bridge has disconnected from it: start it where it was "
             "started, then connect again."

@@ -103,15 +103,14 @@ def ended(name: str, sandbox: Sandbox | None) -> str:
 
     `stop` removes the connection file first, then kills: until all is removed it looks killed from outside.
     """
+    by = f"start_sandbox or `kernel-bridge up {name}`"
+    if sandbox is not None and sandbox.composed:
+        by = f"`docker compose up` in {sandbox.connection_file.parent.parent}"
+    another = f"{by} starts another"
     if sandbox is None or not sandbox.connection_file.exists():
-        return f"Sandbox {name} was stopped; all its variables are lost."
-    told = f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost."
-    if sandbox.over is None:
-        return told
-    return (
-        f"{told} start_sandbox or `kernel-bridge up {name}` starts another; how long one lasts is said by "
-        f"{sandbox.over} in the policy."
-    )
+        return f"Sandbox {name} was stopped; all its variables are lost. {another}."
+    set_by = "" if sandbox.over is None else f"; how long one lasts is said by {sandbox.over} in the policy"
+    return f"Sandbox {name} has ended: {sandbox.ending}. All its variables are lost. {another}{set_by}."
 
 
 def paused(name: str) -> str:

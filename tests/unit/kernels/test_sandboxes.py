@@ -13,13 +13,14 @@ from bridge.launchers import Launcher, Sandbox
 
 pytestmark = pytest.mark.anyio
 
+ANOTHER = "start_sandbox or `kernel-bridge up lab` starts another."
 KILLED = "killed from outside (SIGKILL), as by `docker kill`"
 
 
 class Engine:
     """Has one sandbox, whose container was killed."""
 
-    def __init__(self, connection_file: Path, **ended: str) -> None:
+    def __init__(self, connection_file: Path, **ended: Any) -> None:
         about: dict[str, Any] = {"image": "i", "network": "none", "started_at": "", "connection_file": connection_file}
         self._sandbox = Sandbox("lab", "ended", **about | {"ending": KILLED} | ended)
 
@@ -30,9 +31,9 @@ class Engine:
 @pytest.mark.parametrize(
     ("file_is_there", "expected"),
     [
-        (True, f"Sandbox lab has ended: {KILLED}. All its variables are lost."),
+        (True, f"Sandbox lab has ended: {KILLED}. All its variables are lost. {ANOTHER}"),
         # a stop is on its way, which removes the file before it kills
-        (False, "Sandbox lab was stopped; all its variables are lost."),
+        (False, f"Sandbox lab was stopped; all its variables are lost. {ANOTHER}"),
     ],
 )
 async def test_one_that_is_just_being_stopped_is_not_told_as_killed(
@@ -53,4 +54,14 @@ async def test_one_that_was_over_is_told_with_the_limit_and_what_sets_it(tmp_pat
         f"Sandbox lab has ended: {over['ending']}. All its variables are lost. "
         "start_sandbox or `kernel-bridge up lab` starts another; how long one lasts is said by idle_timeout in the "
         "policy."
+    )
+
+
+async def test_one_of_docker_composes_is_told_with_what_starts_that(tmp_path: Path) -> None:
+    file = tmp_path / "project" / ".kernel-bridge" / "kernel-bridge-lab.json"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    sandboxes = Sandboxes(lambda: cast("Launcher", Engine(file, composed=True)))
+    assert (await sandboxes.what_became_of("lab", datetime.now(UTC))).sentence.endswith(
+        f" `docker compose up` in {tmp_path / 'project'} starts another."
     )

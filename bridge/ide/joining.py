@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from bridge.audit import Audit
 from bridge.channels import open_channels
@@ -22,6 +21,7 @@ from bridge.errors import BridgeError, KernelDied, KernelError, LaunchError, Nam
 from bridge.ide.guard import Guard
 from bridge.ide.owning import Ownership, own
 from bridge.kernels.registry import Kernels
+from bridge.moments import Moment
 from bridge.policy import SandboxRequest
 from bridge.policy.decision import NAME
 
@@ -41,7 +41,7 @@ class Joined:
     info: ConnectionInfo
     process: str
     """The kernel's own session id: another one is another process, with none of the variables."""
-    since: datetime
+    since: Moment
     reason: str = ""
     """Why it had to be found again, in one sentence; empty at first."""
 
@@ -219,7 +219,7 @@ class Joining:
         if self.sandbox not in (None, sandbox):  # its name fits a kernel on the host by now
             raise NoSuchKernel(f"Sandbox {self.sandbox} is not there any more.")
         self.name, self.sandbox = file.name, sandbox
-        since = datetime.now(UTC)
+        since = Moment()
         channels = await open_channels(file.info, username=kernels.username, timeout=ANSWER_TIMEOUT)
         await channels.close()
         return Joined(file.info, channels.kernel, since)
@@ -228,12 +228,12 @@ class Joining:
         if found.process == before.process:
             return f"The connection to {self.name} was lost and is there again; output of that time may be missing."
         if self.sandbox:
-            return await kernels.what_became_of(self.sandbox, before.since)
+            return await kernels.what_became_of(self.sandbox, before.since.as_of_now())
         return f"The kernel of {self.name} was started anew. Its variables are lost."
 
-    async def _lost(self, kernels: Kernels, since: datetime, error: BridgeError) -> str:
+    async def _lost(self, kernels: Kernels, since: Moment, error: BridgeError) -> str:
         if self.sandbox and isinstance(error, NoSuchKernel):
-            return await kernels.what_became_of(self.sandbox, since)
+            return await kernels.what_became_of(self.sandbox, since.as_of_now())
         if isinstance(error, LaunchError):
             return f"The connection to sandbox {self.name} was lost, and its engine does not answer: {error}"
         if isinstance(error, KernelError):

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from bridge.errors import AmbiguousKernel, NoSuchKernel, UsageError
 from bridge.kernels.listing import Status
 from bridge.launchers import End
 from bridge.looking.names import Names
+from bridge.moments import Moment
 from bridge.session import KernelSession
 
 
@@ -37,9 +36,8 @@ class Connected:
     """It is started again after every end: a sandbox of the launcher's, or one that is reached by its file."""
     audit: Audit
     epoch: int = 1
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    begun: float = field(default_factory=time.monotonic)
-    """When its session was opened, by a clock that nobody sets."""
+    opened: Moment = field(default_factory=Moment)
+    """When its session was."""
     notices: list[str] = field(default_factory=list)
     """What the next result must say first; kept until one does."""
     reopening: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,10 +62,6 @@ class Connected:
             reason=self.session.reason or None,
         )
 
-    def since_as_of_now(self) -> datetime:
-        """Return when its session was opened, by the host's clock as it goes now: it may have been set meanwhile."""
-        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.begun)
-
     def about(self) -> dict[str, Any]:
         """Return how the audit names it."""
         return about(self.name, self.path, supervised=self.supervised, process=self.session.kernel)
@@ -78,7 +72,7 @@ class Connected:
 
     def take_notices(self) -> tuple[str, ...]:
         """Return what must be said first; whoever takes it says it."""
-        if self.end and (near := self.end.near(self.end.now())):
+        if self.end and (near := self.end.near(self.end.foreseen.now())):
             self.notices.append(f"Sandbox {self.name} {near}. All its variables are lost then; save what is needed.")
             self.end = None
         taken, self.notices = tuple(self.notices), []

@@ -128,7 +128,7 @@ class Looks:
         connected.session.write_what_others_printed()
         if self._journal.problem:
             notes.append(f"Not all that was run could be kept, so cells may be missing here: {self._journal.problem}.")
-        watched = watching.Watched(connected.status(), connected.processes, connected.since, names, tuple(notes))
+        watched = watching.Watched(connected.status(), connected.processes, connected.opened.at, names, tuple(notes))
         return watching.activity(self._journal, watched, since=since, size=size)
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.audit import Audit
@@ -34,6 +32,7 @@ from bridge.kernels.finder import Found
 from bridge.kernels.heritage import Heritage, claimed, given, read_heritage
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher
+from bridge.moments import Moment
 from bridge.policy import Attach
 from bridge.session import Background, Loss, open_session
 
@@ -208,7 +207,7 @@ class Opening:
         except BridgeError as error:
             raise await self._given_up(connected, reason, error) from None
         connected.kernel = connected.session.kernel
-        connected.since, connected.begun = datetime.now(UTC), time.monotonic()
+        connected.opened = Moment()
         if connected.kernel == before:
             connected.notices.append(
                 f"The connection to {connected.name} was lost and is back; its variables are intact."
@@ -233,7 +232,7 @@ class Opening:
         if connected.supervised and not isinstance(error, KernelDied):
             # the sandbox is still there, so it stays connected and the next call tries again
             name = connected.sandbox
-            last = await self._sandboxes.last_ending(name, connected.since_as_of_now()) if name else None
+            last = await self._sandboxes.last_ending(name, connected.opened.as_of_now()) if name else None
             why = f"last, {last}" if last else str(error)
             return KernelNotResponding(f"{reason} It is not back yet ({why}) Nothing was executed; try again.")
         self._connected.remove(connected)
@@ -286,4 +285,4 @@ class Opening:
         if connected.sandbox is None:
             kind = "kernel" if connected.supervised else "host kernel"
             return Loss(f"The {kind} {connected.name} has ended or closed its connection; its variables are gone.")
-        return await self._sandboxes.what_became_of(connected.sandbox, connected.since_as_of_now())
+        return await self._sandboxes.what_became_of(connected.sandbox, connected.opened.as_of_now())

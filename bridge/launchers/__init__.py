@@ -6,25 +6,19 @@ a module or package of its own and the only importer of its engine's library; `d
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bridge.moments import Moment
 from bridge.policy import SandboxSpec
 
 State = Literal["running", "unreachable", "paused", "ended"]
 COMPOSE_DIRECTORY = ".kernel-bridge"
 """In a docker compose project's own directory: the connection file of its kernel."""
 Source = Literal["supervisor", "kernel", "gateway"]
-# A sandbox's age goes on while the machine sleeps; macOS's clock that nobody sets does too.
-_AGE = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def _seconds() -> float:
-    return time.clock_gettime(_AGE)
 
 
 @dataclass(frozen=True)
@@ -35,14 +29,7 @@ class End:
     notice: timedelta
     """How long before is near."""
     why: str
-    _foreseen: tuple[datetime, float] = field(
-        default_factory=lambda: (datetime.now(UTC), _seconds()), compare=False, repr=False
-    )
-
-    def now(self) -> datetime:
-        """Return what the time is by the wall clock as it went when this was foreseen: it may have been set since."""
-        then, seconds = self._foreseen
-        return then + timedelta(seconds=_seconds() - seconds)
+    foreseen: Moment = field(default_factory=Moment, compare=False)
 
     def near(self, now: datetime) -> str | None:
         """Tell of it, once it is near."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bridge.kernels import connected as of_connected
+from bridge import moments
+from bridge.ide.joining import Joining
 from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import built_in
@@ -222,13 +223,31 @@ async def test_how_a_kernel_ended_is_told_though_the_clock_was_set_back_meanwhil
     kernels = Kernels(built_in(), DockerLauncher, username="agent")
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(of_connected, "datetime", Ahead)
+            patch.setattr(moments, "datetime", Ahead)
             await kernels.connect(home[0])
         outcome = await kernels.execute("import os; os._exit(3)", timeout=SOON)
         assert outcome.result
         assert "exit status 3" in outcome.result.notes[0]
     finally:
         await kernels.close()
+
+
+async def test_how_a_kernel_ended_is_told_to_an_ide_though_the_clock_was_set_back_meanwhile(
+    home: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = home
+    joining = Joining(
+        lambda: Kernels(built_in(), DockerLauncher, username="ide"), name, owner=False, request=None, engine=None
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(moments, "datetime", Ahead)
+        before = await joining.join()
+    async with asyncio.timeout(SOON), joining.kernels() as kernels:
+        await kernels.connect(name)
+        await kernels.execute("import os; os._exit(3)", timeout=SOON)
+        found = await joining.rejoin(before)
+    assert found.process != before.process
+    assert "exit status 3" in found.reason
 
 
 JUMPS = """

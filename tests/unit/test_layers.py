@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "bridge"
 
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
-    {"errors", "replacing", "ending"},
+    {"errors", "replacing", "ending", "moments"},
     {
         "policy",
         "connection",

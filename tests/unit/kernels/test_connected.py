@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from bridge import launchers
+from bridge import moments
 from bridge.audit import Audit
-from bridge.kernels import connected
 from bridge.kernels.connected import Connected
 from bridge.launchers import End
 from bridge.session import KernelSession
@@ -33,8 +32,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     moved: dict[str, Any] = {"age": 0.0}
     real = time.clock_gettime
     monkeypatch.setattr(time, "clock_gettime", lambda which: real(which) + moved["age"])
-    monkeypatch.setattr(launchers, "datetime", Jumped)
-    monkeypatch.setattr(connected, "datetime", Jumped)
+    monkeypatch.setattr(moments, "datetime", Jumped)
     monkeypatch.setattr(Jumped, "by", timedelta())
     return moved
 

@@ -182,7 +182,7 @@ class Channels:
     def _wrong_key(self) -> KernelNotResponding:
         return KernelNotResponding(
             f"A kernel runs at {self._where()}, but the key in the connection file is not its key; "
-            "the file is of an earlier kernel. Name the file of the running one."
+            "the file is of another kernel, an earlier one mostly. Name the file of the running one."
         )
 
     async def _why_silent(self, timeout: float) -> KernelNotResponding:

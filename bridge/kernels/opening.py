@@ -111,10 +111,15 @@ class Opening:
         try:
             connected = await self.open(file, name, ATTACH_TIMEOUT)
         except KernelNotResponding as error:
-            last = await self._sandboxes.last_ending(name) if name else None
-            if last is None:
+            if _is_replaced(file):
+                told = KernelNotResponding(
+                    f"The connection file {file.path} was replaced while it was connected to, so it is another "
+                    "kernel's by now. Nothing was connected to; connect again."
+                )
+            elif last := await self._sandboxes.last_ending(name) if name else None:
+                told = KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})")
+            else:
                 raise
-            told = KernelNotResponding(f"The kernel of {name} does not answer; last, {last}. ({error})")
             told.recorded = error.recorded
             raise told from None
         connected.end = found.sandbox.lifetime if found.sandbox else None
@@ -286,3 +291,11 @@ class Opening:
             kind = "kernel" if connected.supervised else "host kernel"
             return Loss(f"The {kind} {connected.name} has ended or closed its connection; its variables are gone.")
         return await self._sandboxes.what_became_of(connected.sandbox, connected.opened.as_of_now())
+
+
+def _is_replaced(file: KernelFile) -> bool:
+    """Tell whether there is another kernel's connection file in the place of one that was read before."""
+    try:
+        return load(file.path) != file.info
+    except BadConnectionFile:
+        return False

@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Command, command, connect
+from tests.faults.conftest import until
 from tests.faults.deaths import SOON, begun, listed, status, told
 
 __all__ = ["command", "connect"]  # fixtures
@@ -111,3 +113,42 @@ async def test_another_kernel_at_the_same_ports_with_a_file_of_its_own_is_told_a
                 await agent.client.call_tool("connect_to_kernel", {"connection_file": str(kernel.file)})
         assert agent.text(result).endswith("False")
         assert (await status(agent))["state"] == "idle"
+
+
+def is_reached(port: int) -> bool:
+    """Whether anybody has a connection to a port of this machine, as the operating system tells it."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any((row[1], row[3]) == (f"0100007F:{port:04X}", "01") for row in rows)
+
+
+@one_era
+@pytest.mark.parametrize("old_one", ["is silent", "has ended"])
+async def test_a_connection_file_that_is_replaced_while_one_connects_is_told_as_that_and_the_next_try_works(
+    connect: Any, start_host_kernel: Any, old_one: str
+) -> None:
+    kernel = start_host_kernel("kernel-here")
+    content = json.loads(kernel.file.read_text())
+    async with asyncio.timeout(2 * SOON), connect() as agent:
+        await at_host(agent, kernel)
+        await agent.call("disconnect_kernel")
+        await asyncio.to_thread(until, lambda: not is_reached(content["iopub_port"]), "the end of the connection")
+        os.kill(kernel.process.pid, signal.SIGSTOP)
+        call = asyncio.create_task(agent.refused("connect_to_kernel", connection_file=str(kernel.file)))
+        await asyncio.to_thread(until, lambda: is_reached(content["iopub_port"]), "the beginning of another")
+        new = kernel.file.with_suffix(".new")
+        new.write_text(json.dumps(content | {"key": "of-the-other-one"}))
+        new.replace(kernel.file)
+        if old_one == "is silent":
+            refused = await call
+            await asyncio.to_thread(kernel.kill)
+            other = await asyncio.to_thread(start_host_kernel, "kernel-here")
+        else:
+            # the next one may be there in time, and then has another key than the one that was read
+            await asyncio.to_thread(kernel.kill)
+            other = await asyncio.to_thread(start_host_kernel, "kernel-here")
+            refused = await call
+        assert f"The connection file {kernel.file} was replaced while it was connected to" in refused
+        assert "connect again" in refused
+        assert "of-the-other-one" not in refused
+        await at_host(agent, other)
+        assert await agent.run("x") == "1"

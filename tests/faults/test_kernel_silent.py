@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Command, command, connect
+from tests.faults.conftest import until
 from tests.faults.deaths import SOON, listed
 
 __all__ = ["command", "connect"]  # fixtures
@@ -99,6 +101,38 @@ async def test_another_program_at_the_ports_is_told_as_that_in_bounded_time(
             for arguments in (("status", str(file)), ("run", str(file), "-c", "1")):
                 done = await asyncio.to_thread(command, *arguments, timeout=BOUND)
                 assert (done.returncode, "another program" in done.stderr) == (4, True), done
+
+
+@one_era
+@pytest.mark.parametrize("program", [http, mute], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("taken", ["shell_port", "iopub_port", "control_port"])
+async def test_a_kernel_one_of_whose_ports_was_taken_when_it_was_started_is_told_in_bounded_time(
+    connect: Any, command: Command, runtime: Path, program: Any, taken: str
+) -> None:
+    """An ipykernel fails then, may hang with what it has bound so far, and leaves its file."""
+    file, log = runtime / "kernel-taken.json", runtime / "kernel.log"
+    with program() as port, contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as free:
+            others = {name: free.enter_context(socket.create_server(("127.0.0.1", 0))) for name in PORTS}
+            ports = {name: each.getsockname()[1] for name, each in others.items()} | {taken: port}
+        file.write_text(json.dumps(json.loads(write(file, port).read_text()) | ports))
+        with log.open("wb") as out:
+            kernel = subprocess.Popen(
+                [sys.executable, "-m", "ipykernel_launcher", "-f", str(file)], stdout=out, stderr=out
+            )
+        undo.callback(kernel.wait, SOON)
+        undo.callback(kernel.kill)
+        await asyncio.to_thread(until, lambda: "Address already in use" in log.read_text(), "its failure")
+        async with asyncio.timeout(2 * SOON), connect() as agent:
+            before = time.monotonic()
+            refused = await agent.refused("connect_to_kernel", connection_file=str(file))
+            assert time.monotonic() - before < BOUND
+            assert "Nothing listens on 127.0.0.1:" in refused
+            assert "the kernel of this connection file has ended" in refused
+            [row] = [each for each in await listed(agent) if each["kind"] == "host"]
+            assert row["state"].startswith("not answering: Nothing listens on")
+        done = await asyncio.to_thread(command, "run", str(file), "-c", "1", timeout=BOUND)
+        assert (done.returncode, "has ended" in done.stderr) == (4, True), done
 
 
 @one_era

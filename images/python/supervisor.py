@@ -76,6 +76,7 @@ WITH_CERTIFICATES = dict.fromkeys(
 )
 CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
+CGROUP = Path("/sys/fs/cgroup")
 AGE = time.CLOCK_BOOTTIME  # nobody sets it, and it goes on while the machine sleeps or the container is frozen
 
 CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
@@ -186,7 +187,7 @@ def start_delay(starts: Sequence[float], now: float) -> float:
     return max(0.0, recent[-1] + SLOW_DELAY - now)
 
 
-def ending_of(status: int, *, oom_kills: int, limit: int | None) -> Ending:
+def ending_of(status: int, *, oom_kills: int, limit: int | None, refused: int = 0, most: int | None = None) -> Ending:
     """Tell how a kernel ended.
 
     Args:
@@ -194,11 +195,14 @@ def ending_of(status: int, *, oom_kills: int, limit: int | None) -> Ending:
         oom_kills: how many processes of the container ran out of memory while this kernel lived. A worker process that
             was killed for it does not make the kernel's own exit one.
         limit: the container's memory limit in bytes, None where there is none.
+        refused: how many processes and threads the container was refused meanwhile, as it had as many as it may.
+        most: how many that are, None where there is no limit.
 
     """
     code = os.waitstatus_to_exitcode(status)
+    full = "" if not refused else f", and the container had no room for more processes and threads (pids: {most})"
     if code >= 0:
-        return Ending("exit", code, f"the kernel's process ended by itself with exit status {code}")
+        return Ending("exit", code, f"the kernel's process ended by itself with exit status {code}{full}")
     number = -code
     if number == signal.SIGKILL and oom_kills > 0:
         of = "" if limit is None else f" (the limit is {limit / (1 << 20):.0f} MiB)"
@@ -207,24 +211,44 @@ def ending_of(status: int, *, oom_kills: int, limit: int | None) -> Ending:
         name = f" ({signal.Signals(number).name})"
     except ValueError:
         name = ""
-    return Ending("signal", number, f"the kernel's process was ended by signal {number}{name}")
+    return Ending("signal", number, f"the kernel's process was ended by signal {number}{name}{full}")
 
 
-def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
+def oom_kills(root: Path = CGROUP) -> int:
     """How often a process of this container was killed for want of memory; 0 where the engine does not tell."""
-    for path in (root / "memory.events", root / "memory" / "memory.oom_control"):  # cgroup v2, v1
+    return counted("oom_kill", root / "memory.events", root / "memory" / "memory.oom_control")  # cgroup v2, v1
+
+
+def refused_starts(root: Path = CGROUP) -> int:
+    """How often a process or thread was refused because this container has as many as it may; 0 as above."""
+    return counted("max", root / "pids.events", root / "pids" / "pids.events")
+
+
+def counted(event: str, *paths: Path) -> int:
+    """How often something happened, by the first of the files that tells."""
+    for path in paths:
         with contextlib.suppress(OSError, ValueError):
             for line in path.read_text().splitlines():
                 name, _, value = line.partition(" ")
-                if name == "oom_kill":
+                if name == event:
                     return int(value)
     return 0
 
 
-def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def memory_limit(root: Path = CGROUP) -> int | None:
     """The container's memory limit in bytes; None where it has none."""
-    for path in (root / "memory.max", root / "memory" / "memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # v2 says "max" where there is no limit
+    return limit_in(root / "memory.max", root / "memory" / "memory.limit_in_bytes")
+
+
+def pids_limit(root: Path = CGROUP) -> int | None:
+    """How many processes and threads the container may have; None where it has no limit."""
+    return limit_in(root / "pids.max", root / "pids" / "pids.max")
+
+
+def limit_in(*paths: Path) -> int | None:
+    """The number in the first of the files that has one."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
             limit = int(path.read_text())
             return limit if limit < 1 << 60 else None  # v1 says a number near 2**63
     return None
@@ -506,7 +530,7 @@ class Supervisor:
         self._epoch = 0
         self._pid: int | None = None
         self._starts: list[float] = []
-        self._oom_kills = 0
+        self._oom_kills = self._refused = 0
         self._has_more = False
 
     def run(self) -> NoReturn:
@@ -553,7 +577,7 @@ class Supervisor:
         self._epoch += 1
         self._forwarder_starts.clear()
         self._starts = [*self._starts[-QUICK_STARTS:], time.monotonic()]
-        self._oom_kills = oom_kills()
+        self._oom_kills, self._refused = oom_kills(), refused_starts()
         # If the user's site directory is not there when Python starts, what is installed into it later is not found.
         site = Path(self._environment["HOME"], f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}")
         with contextlib.suppress(OSError):
@@ -602,9 +626,9 @@ class Supervisor:
         status, _ = self._collect()
         if status is None:
             return
-        killed = oom_kills() - self._oom_kills
+        killed, refused = oom_kills() - self._oom_kills, refused_starts() - self._refused
         self._end_strays()
-        self._ended(ending_of(status, oom_kills=killed, limit=memory_limit()))
+        self._ended(ending_of(status, oom_kills=killed, limit=memory_limit(), refused=refused, most=pids_limit()))
 
     def _collect(self) -> tuple[int | None, bool]:
         """Returns the kernel's status, if it has ended, and whether any process is left.

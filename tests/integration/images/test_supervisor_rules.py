@@ -83,6 +83,13 @@ def test_an_ending_is_told_by_its_cause(
     assert said in ending.text
 
 
+@pytest.mark.parametrize("status", [1 << 8, 6], ids=["exit", "abort"])
+def test_a_kernel_that_could_start_no_more_threads_is_told_with_their_limit(supervisor: Any, status: int) -> None:
+    ending = supervisor.ending_of(status, oom_kills=0, limit=None, refused=1, most=32)
+    assert ending.text.endswith(", and the container had no room for more processes and threads (pids: 32)")
+    assert "pids" not in supervisor.ending_of(status, oom_kills=0, limit=None, refused=0, most=32).text
+
+
 def test_memory_that_ran_out_without_a_limit_of_the_container_is_told_without_one(supervisor: Any) -> None:
     assert "MiB" not in supervisor.ending_of(9, oom_kills=1, limit=None).text
 
@@ -123,9 +130,20 @@ def test_the_memory_limit_is_read(supervisor: Any, tmp_path: Path, file: str, te
     assert supervisor.memory_limit(tmp_path) == limit
 
 
+@pytest.mark.parametrize("place", ["", "pids"], ids=["cgroup v2", "cgroup v1"])
+def test_the_count_of_refused_processes_and_their_limit_are_read(supervisor: Any, tmp_path: Path, place: str) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / place / "pids.events").write_text("max 3\n")
+    (tmp_path / place / "pids.max").write_text("32\n")
+    assert (supervisor.refused_starts(tmp_path), supervisor.pids_limit(tmp_path)) == (3, 32)
+    (tmp_path / place / "pids.max").write_text("max\n")
+    assert supervisor.pids_limit(tmp_path) is None
+
+
 def test_an_engine_that_shows_no_counters_is_not_an_error(supervisor: Any, tmp_path: Path) -> None:
     assert supervisor.oom_kills(tmp_path) == 0
     assert supervisor.memory_limit(tmp_path) is None
+    assert (supervisor.refused_starts(tmp_path), supervisor.pids_limit(tmp_path)) == (0, None)
 
 
 def test_the_kernels_environment_holds_nothing_that_was_not_chosen(supervisor: Any) -> None:

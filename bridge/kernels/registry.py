@@ -37,6 +37,11 @@ from bridge.policy import Policy, SandboxRequest
 from bridge.policy.places import journal_home
 from bridge.session import PATIENCE, OnMessage
 
+NOT_KEPT = (
+    "Not all that runs here is kept on disk: {}. Results come as ever, but `kernel-bridge export` and a later server "
+    "may not have it. Make room there, and start this server anew when it suits."
+)
+
 
 class Kernels:
     """All that one bridge does with kernels, under one policy, in the name of one agent or person, who the audit names.
@@ -70,6 +75,7 @@ class Kernels:
         place = None if calls.kept_output is None else journal_home()
         self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
         """What everyone has run in the connected kernels, as far as it was seen from here."""
+        self._is_told_of_disk = False
         self.on_activity: Callable[[str], None] = lambda _: None
         """Called with a kernel's name when a cell of someone else begins or ends in it."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -238,7 +244,18 @@ class Kernels:
         ask: AskFor | None = None,
     ) -> Outcome:
         """Run a cell; see `KernelSession.execute`."""
-        return await cells.execute(self._opening, name, code, timeout=timeout, on_message=on_message, ask=ask)
+        outcome = await cells.execute(self._opening, name, code, timeout=timeout, on_message=on_message, ask=ask)
+        return self._with_what_is_not_kept(outcome)
+
+    def _with_what_is_not_kept(self, outcome: Outcome) -> Outcome:
+        """Say once that there is no room on disk; a result of which some is missing says so by itself."""
+        why = self.journal.problem
+        if why is None or self._is_told_of_disk:
+            return outcome
+        self._is_told_of_disk = True
+        if outcome.result and any(why in each for each in outcome.result.notes):
+            return outcome
+        return dataclasses.replace(outcome, notices=(*outcome.notices, NOT_KEPT.format(why)))
 
     async def read(
         self,

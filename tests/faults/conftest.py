@@ -343,3 +343,21 @@ def ours(engine: docker.DockerClient) -> list[str]:
     containers = engine.containers.list(all=True, ignore_removed=True, filters=filters)
     others: tuple[Any, ...] = (*engine.volumes.list(filters=filters), *engine.networks.list(filters=filters))
     return sorted(str(each.name) for each in (*containers, *others))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A state directory on a disk with room for a journal and not for much in it."""
+    place = tmp_path / "state"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte and no further file on a small disk."""
+    with contextlib.suppress(OSError), (disk / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0

@@ -12,8 +12,6 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,16 +200,6 @@ def test_while_a_sandbox_starts(
 
 
 # -- the disk of the journal
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A state directory on a disk with room for a journal and not for much in it."""
-    place = tmp_path / "state"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", place], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def test_while_the_journals_disk_is_full(

@@ -264,6 +264,7 @@ class _Server(uvicorn.Server):
         """
         if self._door is not None:
             await self._door.close()
+        self._listener.bound.close()
         state = self.server_state
         for each in list(state.connections):
             each.shutdown()

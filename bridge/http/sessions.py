@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from http import HTTPStatus
 
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
@@ -16,7 +17,7 @@ from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.agents import Agents
 
@@ -42,10 +43,24 @@ class Sessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it where it begins a session and there is no room."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, partial(self._until_the_end, receive), send)
+            return
         has_room = not _begins(scope) or await self._make_room()
         await (self._app if has_room else PlainTextResponse(_FULL, HTTPStatus.SERVICE_UNAVAILABLE))(
             scope, receive, send
         )
+
+    async def _until_the_end(self, receive: Receive) -> Message:
+        """Wait for the server's start, then for its end, and end all sessions in front of that one.
+
+        The SDK cancels their calls then, and writes for a second to each that has one, where nobody reads any more.
+        """
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            for each, transport in list(self._manager._server_instances.items()):  # noqa: SLF001 - as below
+                await self._manager._discard_session(each, transport)  # noqa: SLF001
+        return message
 
     async def _make_room(self) -> bool:
         # the SDK has a time-out and a limit, and no public way to end one session

@@ -25,7 +25,7 @@ import pytest
 
 from bridge.launchers.docker import build as building
 from tests.certificates import certified
-from tests.integration.test_engines import SOON, OtherEngine, other_engine
+from tests.engines import SOON, OtherEngine, load_image, other_engine
 
 BRIDGE = "172.17.0.1"
 
@@ -168,11 +168,6 @@ class World:
         lines = map(json.loads, self.log.read_text().splitlines())
         return {who for kind, who in lines if kind in kinds}
 
-    @contextlib.contextmanager
-    def inspected(self) -> Iterator[docker.DockerClient]:
-        with contextlib.closing(docker.DockerClient(self.engine.address, timeout=60)) as client:
-            yield client
-
     def container(self, client: docker.DockerClient, role: str, name: str = "reaching") -> Any:
         labels = [f"io.kernel-bridge.role={role}", f"io.kernel-bridge.name={name}"]
         (found,) = client.containers.list(filters={"label": labels})
@@ -224,14 +219,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as held:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(runtime))
         engine = held.enter_context(other_engine(directory, f"--bip={BRIDGE}/16", f"--dns={BRIDGE}"))
-        with (
-            contextlib.closing(docker.from_env(timeout=60)) as here,
-            contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there,
-        ):
-            there.images.load(b"".join(here.images.get(tag).save(named=True)))
+        load_image(engine, tag)
         arguments = [BRIDGE, served, certificate, key, log]
         outside = subprocess.Popen(
-            ["nsenter", f"--net=/proc/{engine.pid}/ns/net", sys.executable, "-c", OUTSIDE, *map(str, arguments)],
+            [*engine.entering("net"), sys.executable, "-c", OUTSIDE, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -431,9 +422,9 @@ for number in map(int, os.listdir(f"/proc/{pid}/fd")):
 
 def test_a_listener_of_the_forwarder_that_is_shut_down_is_replaced(world: World) -> None:
     target = f"index.example:{world.ports['index']}"
-    with world.inspected() as client:
+    with world.engine.asked() as client:
         supervisor = str(world.container(client, "kernel").attrs["State"]["Pid"])
-    inside = ["nsenter", f"--target={world.engine.pid}", "--pid", "--mount", sys.executable, "-c"]
+    inside = [*world.engine.entering("pid", "mount"), sys.executable, "-c"]
     for _ in range(2):
         assert world.run(f"shown(connect('{target}'))") == "200"
         done = subprocess.run([*inside, SHUT_DOWN, supervisor], capture_output=True, text=True, check=True)
@@ -488,7 +479,7 @@ def test_a_flood_of_idle_connections_takes_nothing_but_the_kernels_own_way_out(w
     """)
     assert told[0] > 500
     assert told[1:] == [True, "200"]
-    with world.inspected() as client:
+    with world.engine.asked() as client:
         gateway = world.container(client, "gateway")
         assert gateway.stats(stream=False)["memory_stats"]["usage"] < 48 << 20
         assert gateway.attrs["State"]["OOMKilled"] is False
@@ -533,7 +524,7 @@ def test_each_refusal_and_each_tunnel_is_one_line_in_the_sandboxs_log(world: Wor
 
 
 def test_a_gateway_that_comes_back_has_the_list_of_the_start_whatever_the_policy_says_by_then(world: World) -> None:
-    with world.inspected() as client:
+    with world.engine.asked() as client:
         before = world.container(client, "gateway")
         command = before.attrs["Config"]["Cmd"]
         before.kill()
@@ -612,7 +603,7 @@ def test_a_sandbox_without_egress_has_no_proxy_no_volume_and_no_variable(world: 
             """,
             "without",
         ) == ["Connection refused", False, []]
-        with world.inspected() as client:
+        with world.engine.asked() as client:
             for role in ("kernel", "gateway"):
                 mounts = world.container(client, role, "without").attrs["Mounts"]
                 assert [each["Destination"] for each in mounts] == ["/run/kernel-bridge"]
@@ -622,6 +613,6 @@ def test_a_sandbox_without_egress_has_no_proxy_no_volume_and_no_variable(world: 
 
 def test_nothing_of_a_sandbox_with_egress_is_left(world: World) -> None:
     assert world.engine.command("stop", "reaching").returncode == 0
-    with world.inspected() as client:
+    with world.engine.asked() as client:
         assert client.containers.list(all=True) == []
         assert client.volumes.list() == []

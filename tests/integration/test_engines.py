@@ -1,101 +1,18 @@
-"""Engines that are not like the machine's own: one that maps uids (userns-remap) and has few addresses, started here.
-
-It has a network, mounts and processes of its own, so that neither its firewall rules nor its files nor a container of
-it are ever the machine's, and all of it ends with its first process. The commands are run in its network.
-"""
+"""An engine that is not like the machine's own: it maps uids (userns-remap) and has few addresses."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
-import docker
 import pytest
 
 from bridge.launchers.docker import build as building
-from bridge.launchers.docker.places import listens
+from tests.engines import SOON, OtherEngine, load_image, other_engine
 
-SOON = 30.0
 FEW_ADDRESSES = "--default-address-pool=base=10.213.0.0/23,size=24"
-
-# PID 1 of the engine's own name spaces: Python, because a bare machine has no `ip` command.
-FIRST_PROCESS = """
-import fcntl, os, socket, struct, subprocess, sys
-data, address, *options = sys.argv[1:]
-def mount(*arguments):
-    subprocess.run(["mount", *arguments], check=True)
-mount("-t", "tmpfs", "tmpfs", "/run")  # sockets and state of the machine's own engine are not seen
-for name in ("data", "etc", "work"):
-    os.mkdir("/run/" + name)
-mount("--bind", data, "/run/data")
-mount("-t", "overlay", "overlay", "-o", "lowerdir=/etc,upperdir=/run/etc,workdir=/run/work", "/etc")  # it adds a user
-with socket.socket() as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
-os.execvp("dockerd", ["dockerd", "--data-root=/run/data", "--host=" + address, *options])
-"""
-
-
-@dataclass(frozen=True)
-class OtherEngine:
-    """An engine in name spaces of its own."""
-
-    address: str
-    pid: int
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of ours that uses this engine, in its network."""
-        bridge = [sys.executable, "-m", "bridge", *arguments, "--engine", self.address]
-        return subprocess.run(
-            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *bridge],
-            capture_output=True,
-            text=True,
-            timeout=2 * SOON,
-            check=False,
-        )
-
-
-@contextlib.contextmanager
-def other_engine(directory: Path, *options: str) -> Iterator[OtherEngine]:
-    """Start an engine and end it, with all that it started."""
-    (directory / "data").mkdir()
-    socket, log_file = directory / "engine.sock", directory / "log"
-    address = f"unix://{socket}"
-    name_spaces = ["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    first = [sys.executable, "-I", "-c", FIRST_PROCESS, str(directory / "data"), address, *options]
-    with log_file.open("wb") as log:
-        outer = subprocess.Popen(
-            ["unshare", *name_spaces, *first], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        _await_socket(outer, socket, log_file)
-        pid = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
-        yield OtherEngine(address, pid)
-        os.kill(pid, signal.SIGTERM)
-        outer.wait(SOON)
-    finally:
-        outer.kill()  # takes everything in its process name space with it
-        outer.wait(SOON)
-        shutil.rmtree(directory / "data")
-
-
-def _await_socket(outer: subprocess.Popen[bytes], engine: Path, log: Path) -> None:
-    """Wait, bounded, until the engine listens; what it is asked then it answers when it can."""
-    end = time.monotonic() + SOON
-    while not listens(engine):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            outer.wait(0.1)
-            raise AssertionError(f"the engine ended: {log.read_text()[-2000:]}")
-        assert time.monotonic() < end, f"the engine does not listen: {log.read_text()[-2000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +20,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
     """An engine with userns-remap and our image, and with addresses for its own bridge and one more network."""
     tag = anyio.run(building.build)
     with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default", FEW_ADDRESSES) as engine:
-        with (
-            contextlib.closing(docker.from_env(timeout=60)) as here,
-            contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there,
-        ):
-            there.images.load(b"".join(here.images.get(tag).save(named=True)))
+        load_image(engine, tag)
+        with engine.asked() as there:
             assert any("userns" in each for each in there.info()["SecurityOptions"])
         yield engine
 
@@ -150,7 +64,7 @@ def test_a_lost_gateway_comes_back_where_the_engine_maps_uids(runtime: Path, map
     assert mapping.command("up", "mapped").returncode == 0
     try:
         assert mapping.command("run", "mapped", "-c", "x = 41").returncode == 0
-        with contextlib.closing(docker.DockerClient(mapping.address, timeout=60)) as engine:
+        with mapping.asked() as engine:
             (gateway,) = engine.containers.list(filters={"label": "io.kernel-bridge.role=gateway"})
             gateway.kill()
             gateway.wait(timeout=SOON)
@@ -202,7 +116,7 @@ def opened(tmp_path: Path) -> list[str]:
 
 
 def everything(engine: OtherEngine) -> list[str]:
-    with contextlib.closing(docker.DockerClient(engine.address, timeout=60)) as there:
+    with engine.asked() as there:
         found: tuple[Any, ...] = (*there.containers.list(all=True), *there.volumes.list(), *there.networks.list())
         return sorted(str(each.name) for each in found)
 
@@ -242,7 +156,7 @@ def test_where_the_engine_has_no_addresses_left_an_open_sandbox_is_refused_with_
 
 
 def test_nothing_is_left_in_an_engine_that_maps_uids(mapping: OtherEngine) -> None:
-    with contextlib.closing(docker.DockerClient(mapping.address)) as there:
+    with mapping.asked() as there:
         assert there.containers.list(all=True) == []
         assert there.volumes.list() == []
         assert sorted(str(each.name) for each in there.networks.list()) == ["bridge", "host", "none"]

@@ -66,11 +66,12 @@ class Finder:
     async def listing(self, connected: Collection[Path]) -> tuple[list[Listing], str | None]:
         """Return every kernel there is, and a sentence where the engine could not be asked for sandboxes.
 
-        A sandbox that has ended is listed once, with how it ended, and then removed.
+        A sandbox that has ended is listed once, with how it ended, and then removed; so is a connection file of one
+        that is not in the engine any more.
         """
         found = await self._with_notebooks(list(files.kernel_files(self._attach)))
         rows, trouble = await self._rows(found, connected)
-        if any(each.found.sandbox and each.found.sandbox.state == "ended" for each in rows):
+        if trouble is None and any(map(_is_over, rows)):
             await self._launcher().sweep()
         first: dict[str, _Row] = {}
         for row in rows:
@@ -173,7 +174,7 @@ class Finder:
 
     async def _only_one(self) -> Found:
         listed, trouble = await self.listing(())
-        alive = [each for each in listed if each.state == "alive" or each.state.startswith("unreachable")]
+        alive = [each for each in listed if each.state.startswith(("alive", "unreachable"))]
         if not alive:
             raise NoSuchKernel(
                 f"No kernel runs that could be meant{f' ({trouble})' if trouble else ''}. Start one with "
@@ -250,12 +251,20 @@ class Finder:
             return "", f"unreachable: its gateway ended; {back} it back"
         if sandbox.state == "paused":
             return "", "paused: `docker unpause` wakes it"
+        return await self._answer_of(sandbox)
+
+    async def _answer_of(self, sandbox: Sandbox) -> tuple[str, str]:
         try:
+            if sandbox.moved:
+                await self._launcher().restore_connection_file(sandbox.name)
             kernel, silent = await self._answer(load(sandbox.connection_file))
+        except LaunchError as error:
+            return "", f"not answering: {error}"
         except BridgeError:
             return "", "alive"  # its file was lost, and is written again when somebody connects
         if silent is None:
-            return kernel, "alive"
+            moved = "; the engine had changed its ports, so its connection file was written again"
+            return kernel, f"alive{moved if sandbox.moved else ''}"
         last = await self._sandboxes.last_ending(sandbox.name)
         return "", f"not answering: {last or silent}"
 
@@ -266,6 +275,14 @@ def composed_ended(file: Path) -> KernelDied:
         f"The kernel of {file} does not run. docker compose started it: `docker compose up` in {file.parent.parent} "
         "starts another, with the same connection file."
     )
+
+
+def _is_over(row: _Row) -> bool:
+    """Tell whether a row is all that is left of a sandbox: its container, or only its file."""
+    if row.found.sandbox:
+        return row.found.sandbox.state == "ended"
+    file = row.found.file
+    return file is not None and file.is_sandbox and not row.kernel
 
 
 def _may_lead_elsewhere(file: KernelFile) -> bool:

@@ -20,7 +20,7 @@ class Listing:
     name: str
     kind: Kind
     state: str
-    """`alive`, `not answering: …`, `ended: …` or `unreachable: …`."""
+    """`alive` (also with a remark behind it), `not answering: …`, `ended: …` or `unreachable: …`."""
     connection_file: str
     connected: bool
     notebook: str | None = None

@@ -63,6 +63,8 @@ class Sandboxes:
             raise KernelNotResponding(paused(name))
         if sandbox.state == "unreachable":
             await self._launcher().revive(name)
+        if sandbox.moved:
+            await self._launcher().restore_connection_file(name)
         try:
             info = load(sandbox.connection_file)
         except BadConnectionFile:

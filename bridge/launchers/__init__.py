@@ -61,6 +61,8 @@ class Sandbox:
     workspace: str | None = None
     reaches: tuple[str, ...] = ()
     """The only hosts that it reaches, each with its port: `pypi.example.org:443`."""
+    moved: bool = False
+    """The engine has changed the ports since its connection file was written."""
     composed: bool = False
     """It belongs to a docker compose project: only compose starts and ends it."""
     image_id: str | None = None
@@ -173,7 +175,7 @@ class Launcher(Protocol):
         ...
 
     async def restore_connection_file(self, name: str) -> None:
-        """Write a running sandbox's lost connection file again."""
+        """Write a running sandbox's connection file again, where it was lost or the engine has changed the ports."""
         ...
 
     async def until_ended(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -21,7 +22,7 @@ import pytest
 from bridge.connection import load
 from bridge.errors import EngineUnavailable, LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
 from bridge.launchers import Sandbox
-from bridge.launchers.docker import DockerLauncher, document, inventory, owner, places, verification
+from bridge.launchers.docker import DockerLauncher, document, owner, places, verification
 from bridge.launchers.docker.engine import Engine
 from bridge.policy import SandboxSpec
 
@@ -417,7 +418,6 @@ async def test_a_bridge_that_is_killed_in_a_start_leaves_only_what_the_next_swee
     of(engine, launcher, "kernel").wait(timeout=SOON)
     (orphan,) = await launcher.sandboxes()
     assert (orphan.name, orphan.state) == ("orphan", "ended")
-    monkeypatch.setattr(inventory, "YOUNG", 0.0)
     await launcher.sweep()
     assert not left()
 
@@ -511,8 +511,8 @@ async def test_a_sweep_removes_our_leftovers_and_nothing_else(
     engine.volumes.create(f"{name}.{'0' * 16}", labels={**ours, owner.ROLE: "sockets"})
     theirs = engine.containers.create(image, labels={**foreign, owner.ROLE: "gateway"})
     volume = engine.volumes.create(f"{name}.{'1' * 16}", labels={**foreign, owner.ROLE: "sockets"})
-    directory = places.make_socket_directory(places.User(os.geteuid(), os.getegid()))
-    os.utime(directory, (1, 1))
+    with contextlib.ExitStack() as its_start:
+        places.make_socket_directory(places.User(os.geteuid(), os.getegid()), its_start)
     stale = tmp_path / "runtime" / owner.connection_file_name("stale")
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]

@@ -291,6 +291,11 @@ class Engine:
             return True
         except Conflict:
             return False
+        except Refused as error:
+            # a moment after its containers; and after a restart with live-restore, until the next one
+            if "active mounts" not in error.detail:
+                raise
+            return False
         return True
 
     async def create_network(self, document: Document) -> str:

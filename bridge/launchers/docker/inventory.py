@@ -9,15 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bridge.launchers.docker import composed, owner
+import anyio.to_thread
+
+from bridge.launchers.docker import composed, owner, underway
 from bridge.launchers.docker.engine import Engine, together
-from bridge.launchers.docker.places import YOUNG
 
 ENDED = frozenset(("exited", "dead"))
+YOUNG = 120.0
+"""Seconds of the engine's clock: where a start's lock is not to be seen, what is younger may still be started."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,14 @@ class Container:
     state: str
     """The engine's word: created, running, paused, restarting, removing, exited, dead."""
     created: float
+    """Seconds since the epoch, by the engine's clock."""
     labels: Mapping[str, str]
+    ports: tuple[int, ...] = ()
+    """Published on the host, in the order of those inside."""
+    under_way: bool = False
+    """Its start goes on, in this process or another: it is no sandbox yet."""
+    cut_short: bool = False
+    """Its start was cut short: nobody goes on with it."""
 
     @property
     def name(self) -> str:
@@ -77,11 +88,6 @@ class Container:
     def ended(self) -> bool:
         """Whether it ran and does not any more."""
         return self.state in ENDED
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether it was created so long ago that nobody is about to start it any more."""
-        return self.state == "created" and time.time() - self.created > YOUNG
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class Inventory:
 
     def running(self) -> list[Container]:
         """The sandboxes that count against `max_running`, those that are just being started included."""
-        return [each for each in self.kernels() if not each.ended and not each.abandoned]
+        return [each for each in self.kernels() if not each.ended and not each.cut_short]
 
     def of(self, name: str) -> Inventory:
         """Everything of one sandbox's name, whichever start made it."""
@@ -154,8 +160,8 @@ class Inventory:
         )
 
     def leftovers(self) -> Inventory:
-        """What belongs to no sandbox: starts that were cut short, and all that has no kernel's container."""
-        starts = {each.start for each in self.kernels() if not each.abandoned}
+        """What has no kernel's container."""
+        starts = {each.start for each in self.kernels()}
         return replace(
             self,
             containers=tuple(each for each in self.containers if each.start not in starts),
@@ -179,7 +185,32 @@ async def look(engine: Engine, who: str, *, volumes: bool = True) -> Inventory:
     calls = (partial(engine.volumes, ours), partial(engine.networks, ours)) if volumes else ()
     # A start makes its container before the rest. Listed after the rest it is there; before, the rest would seem left.
     beside = await together(*calls)
-    return read(who, await engine.containers(owner.OWNER), *beside)
+    there = read(who, await engine.containers(owner.OWNER), *beside)
+    # A start's lock is there before its container. Looked for after the listing and not found, the start is over.
+    kernels = there.kernels()
+    held = await anyio.to_thread.run_sync(_held, kernels, abandon_on_cancel=True)
+    if any(held[each.start] is None and each.state == "created" for each in kernels):
+        now = _clock(await engine.info())
+    else:
+        now = 0.0
+    return judged(there, held, now)
+
+
+def judged(there: Inventory, held: Mapping[str, bool | None], now: float) -> Inventory:
+    """Say of each kernel's container whether its start goes on or was cut short.
+
+    `held` tells of each start whether its lock is held, or None where there is none to be seen: as where the start is
+    over, or another container's, whose files are its own. `now` is the engine's clock, which made the other time too.
+    """
+
+    def judge(each: Container) -> Container:
+        if each.role != "kernel":
+            return each
+        lock = held[each.start]
+        old = each.state == "created" and abs(now - each.created) > YOUNG
+        return replace(each, under_way=lock is True, cut_short=lock is False or (lock is None and old))
+
+    return replace(there, containers=tuple(map(judge, there.containers)))
 
 
 def read(
@@ -195,6 +226,7 @@ def read(
             state=each.get("State") or "",
             created=float(each.get("Created") or 0),
             labels=each.get("Labels") or {},
+            ports=_published(each.get("Ports") or ()),
         )
         for each in containers
     ]
@@ -216,6 +248,23 @@ def read(
         projects,
         others,
     )
+
+
+def _published(ports: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    published = {each["PrivatePort"]: int(each["PublicPort"]) for each in ports if each.get("PublicPort")}
+    return tuple(published[each] for each in sorted(published))
+
+
+def _held(kernels: Iterable[Container]) -> dict[str, bool | None]:
+    return {each.start: underway.is_held(underway.path(each.connection_file, each.start)) for each in kernels}
+
+
+def _clock(info: Mapping[str, Any]) -> float:
+    """Return what the engine's clock says (GET /info): it may be in a virtual machine that was asleep."""
+    try:
+        return datetime.fromisoformat(str(info.get("SystemTime"))).timestamp()
+    except ValueError:
+        return time.time()
 
 
 def _labels(listed: Mapping[str, Any]) -> Mapping[str, str]:

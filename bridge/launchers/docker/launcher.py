@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from bridge.connection import load, save
+from bridge.connection import ConnectionInfo, load, save
 from bridge.errors import AmbiguousKernel, BadConnectionFile, LaunchError, NoSuchKernel
 from bridge.launchers import End, EngineFacts, Leftovers, LogLine, Sandbox, Source, State
 from bridge.launchers.docker import (
@@ -94,7 +94,7 @@ class DockerLauncher:
     async def sandboxes(self) -> list[Sandbox]:
         """Return every sandbox of this owner by name, also those that have ended and were not swept yet."""
         there = await self._look()
-        kernels = [each for each in there.all_kernels() if each.state not in ("created", "removing")]
+        kernels = [each for each in there.all_kernels() if each.cut_short or _is_sandbox(each)]
         found = await together(*(partial(self._describe, each, there) for each in kernels))
         return sorted((each for each in found if each is not None), key=lambda each: str(each.name))
 
@@ -106,7 +106,7 @@ class DockerLauncher:
         ended = [each for each in await self.sandboxes() if each.state == "ended" and not each.composed]
         there = await self._look(volumes=True)
         for kernel in there.kernels():
-            if kernel.ended:
+            if (kernel.ended or kernel.cut_short) and not kernel.under_way:
                 await removal.remove(self._engine, there.of_start(kernel.start))
         await removal.sweep_leftovers(self._engine, self.owner, await self._look(volumes=True))
         return ended
@@ -123,10 +123,7 @@ class DockerLauncher:
         old = there.gateway(kernel)
         if old and old.state == "running":
             return
-        try:
-            written = load(kernel.connection_file)
-        except BadConnectionFile:
-            written = None
+        written = _written(kernel)
         asked_ports = connections.ports(written) if written and not kernel.socket_directory else None
         inspected = await self._engine.container(kernel.id)
         uid, _, gid = inspected["Config"]["User"].partition(":")
@@ -166,7 +163,7 @@ class DockerLauncher:
             await self.restore_connection_file(name)
 
     async def restore_connection_file(self, name: str) -> None:
-        """Write a running sandbox's lost connection file again: the key from its supervisor, the ports from the engine.
+        """Write a running sandbox's connection file again: the ports from the engine, a lost key from the supervisor.
 
         Only the key is taken from inside, and only if it is one: everything else there could have been changed.
         """
@@ -174,6 +171,24 @@ class DockerLauncher:
         kernel = self._running(name, there)
         if kernel.is_composed:
             raise composed.not_ours(name, kernel.connection_file, "up")
+        written = _written(kernel)
+        key = written.key if written else await self._key_inside(name, kernel)
+        if kernel.socket_directory:
+            info = connections.over_sockets(key, kernel.socket_directory)
+        else:
+            gateway = there.gateway(kernel)
+            if gateway is None:
+                raise LaunchError(f"The gateway of sandbox {name} is lost too; bring it back first.")
+            ports = verification.published_ports(await self._engine.container(gateway.id))
+            info = connections.over_ports(key, ports)
+        try:
+            save(info, kernel.connection_file)
+        except OSError as error:
+            raise LaunchError(
+                f"The connection file {kernel.connection_file} cannot be written again: {error.strerror}."
+            ) from None
+
+    async def _key_inside(self, name: str, kernel: Container) -> str:
         # what code inside put there may have no end: no link is followed, no writer waited for, and no more is read
         inside = await self._engine.execute(
             kernel.id,
@@ -189,20 +204,7 @@ class DockerLauncher:
                 f"The kernel still runs, but nothing new can connect to it. Stop it (kernel-bridge stop {name}) and "
                 "start it again."
             )
-        if kernel.socket_directory:
-            info = connections.over_sockets(key, kernel.socket_directory)
-        else:
-            gateway = there.gateway(kernel)
-            if gateway is None:
-                raise LaunchError(f"The gateway of sandbox {name} is lost too; bring it back first.")
-            ports = verification.published_ports(await self._engine.container(gateway.id))
-            info = connections.over_ports(key, ports)
-        try:
-            save(info, kernel.connection_file)
-        except OSError as error:
-            raise LaunchError(
-                f"The connection file {kernel.connection_file} cannot be written again: {error.strerror}."
-            ) from None
+        return key
 
     async def restart_kernel(self, name: str) -> None:
         """End the kernel process; the supervisor starts another on the same ports with the same key."""
@@ -292,7 +294,7 @@ class DockerLauncher:
 
     def _find(self, name: str, there: Inventory) -> Container | None:
         owner.checked_name(name)  # also where there is no sandbox to compare it with
-        found = [each for each in there.all_kernels() if each.name == name]
+        found = [each for each in there.all_kernels() if each.name == name and not each.under_way]
         if len(found) > 1:
             files = ", ".join(str(each.connection_file) for each in found)
             raise AmbiguousKernel(
@@ -317,7 +319,9 @@ class DockerLauncher:
         except Missing:  # removed since the listing
             return None
         state = inspected.get("State") or {}
-        ended, started_at = state.get("Status") in ("exited", "dead"), str(state.get("StartedAt", ""))
+        ended = kernel.cut_short or state.get("Status") in ("exited", "dead")
+        started_at = str(state.get("StartedAt", ""))
+        how = "its start was cut short" if kernel.cut_short else endings.container_ending(inspected)
         labels = kernel.labels
         limits = lasting.read(labels.get(owner.ENDS, ""))
         over = endings.over(inspected) if ended else None
@@ -330,10 +334,11 @@ class DockerLauncher:
             started_at=started_at,
             workspace=labels.get(owner.WORKSPACE) or None,
             reaches=reachable(labels.get(owner.EGRESS, "")),
+            moved=not ended and _has_moved(kernel, there),
             composed=kernel.is_composed,
             image_id=inspected.get("Image"),
             container=kernel.id,
-            ending=(over[1] if over else endings.container_ending(inspected)) if ended else None,
+            ending=(over[1] if over else how) if ended else None,
             lasts=lasting.told(limits),
             lifetime=None if ended else lasting.by_age(limits, started_at),
             unused=None if ended else await self._unused(kernel, limits, started_at),
@@ -352,11 +357,31 @@ class DockerLauncher:
         return lasting.by_word(limits, endings.last_word_on_its_end(lines))
 
 
+def _is_sandbox(kernel: Container) -> bool:
+    return kernel.state not in ("created", "removing") and not kernel.under_way
+
+
 def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) -> State:
     if (inspected.get("State") or {}).get("Paused"):
         return "paused"
     gateway = there.gateway(kernel)
     return "running" if gateway and gateway.state == "running" else "unreachable"
+
+
+def _written(kernel: Container) -> ConnectionInfo | None:
+    try:
+        return load(kernel.connection_file)
+    except BadConnectionFile:
+        return None
+
+
+def _has_moved(kernel: Container, there: Inventory) -> bool:
+    """Tell whether the gateway's ports are not those of the connection file; compose's are what its `.env` says."""
+    gateway = there.gateway(kernel)
+    if gateway is None or gateway.state != "running" or not gateway.ports or kernel.is_composed:
+        return False
+    written = _written(kernel)
+    return written is not None and connections.ports(written) != gateway.ports
 
 
 def _none(name: str) -> NoSuchKernel:

@@ -13,12 +13,12 @@ import secrets
 import shutil
 import socket
 import stat
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import LaunchError
+from bridge.launchers.docker import underway
 from bridge.policy import SandboxSpec
 
 OWN_UIDS = range(200_000, 1_000_000)
@@ -28,9 +28,6 @@ MAPPED_UIDS = range(20_000, 60_000)
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; sun_path has 108 on Linux and 104 on macOS."""
-YOUNG = 120.0
-"""Seconds in which another bridge may still be in the middle of a start: what is younger is not swept."""
-
 _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _TIMEZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+/-]{0,63}")
 
@@ -82,8 +79,11 @@ def socket_parent(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(f"/tmp/kernel-bridge-{os.geteuid()}")  # noqa: S108 - checked to be ours before it is used
 
 
-def make_socket_directory(user: User, environ: Mapping[str, str] = os.environ) -> Path:
-    """Make a private directory for one kernel's sockets, owned by the kernel's uid; raises `LaunchError`."""
+def make_socket_directory(user: User, held: contextlib.ExitStack, environ: Mapping[str, str] = os.environ) -> Path:
+    """Make a private directory for one kernel's sockets, owned by the kernel's uid; raises `LaunchError`.
+
+    Until a container names it, it is what is `held` that keeps it from being swept: its lock.
+    """
     parent = socket_parent(environ)
     directory = parent / secrets.token_hex(4)
     if len(os.fsencode(directory / "k-5")) >= LONGEST_SOCKET_PATH:
@@ -99,9 +99,14 @@ def make_socket_directory(user: User, environ: Mapping[str, str] = os.environ) -
                 f"{parent} is not a directory that belongs to this user alone (mode 0700), so no kernel's sockets are "
                 "put there. Remove it, or set XDG_RUNTIME_DIR to your own runtime directory."
             )
-        directory.mkdir(mode=0o700)
+        draft = directory.with_suffix(".part")  # locked before it has its name, so that nobody ever sees it unlocked
+        draft.mkdir(mode=0o700)
+        lock = underway.hold(draft)
+        if lock is not None:
+            held.callback(os.close, lock)
         if user.uid != os.geteuid():  # only root comes here; the parent stays closed to that uid on the host
-            os.chown(directory, user.uid, user.gid)
+            os.chown(draft, user.uid, user.gid)
+        draft.rename(directory)
     except OSError as error:
         raise LaunchError(
             f"No directory for the kernel's sockets could be made in {parent}: {error.strerror}."
@@ -131,7 +136,10 @@ def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] 
     return [
         each
         for each in parent.iterdir()
-        if _DIRECTORY.fullmatch(each.name) and each not in used and not _is_young(each) and not listens(each / "k-5")
+        if _DIRECTORY.fullmatch(each.name)
+        and each not in used
+        and not underway.is_held(each)
+        and not listens(each / "k-5")
     ]
 
 
@@ -146,13 +154,6 @@ def listens(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _is_young(path: Path) -> bool:
-    try:
-        return time.time() - path.lstat().st_mtime < YOUNG
-    except OSError:
-        return True
 
 
 def _is_ours(directory: Path) -> bool:

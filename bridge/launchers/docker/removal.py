@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from bridge.connection import load, runtime_directory
 from bridge.errors import BadConnectionFile, LaunchError
-from bridge.launchers.docker import places, workspaces
+from bridge.launchers.docker import places, underway, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.launchers.docker.owner import FILE_PREFIX, connection_file_name
@@ -48,24 +48,31 @@ async def remove(engine: Engine, doomed: Inventory) -> None:
     for kernel in kernels:
         if kernel.socket_directory:
             places.remove_socket_directory(kernel.socket_directory)
+    tries = _TRIES if doomed.containers else 1
     failures += await _all(
-        *(partial(_when_unused, partial(engine.remove_volume, each.name)) for each in doomed.volumes),
-        *(partial(_when_unused, partial(engine.remove_network, each.id)) for each in doomed.networks),
+        *(partial(_when_unused, partial(engine.remove_volume, each.name), tries) for each in doomed.volumes),
+        *(partial(_when_unused, partial(engine.remove_network, each.id), tries) for each in doomed.networks),
     )
     if failures:
         raise failures[0]
 
 
-async def undo(engine: Engine, who: str, start: str, directory: Path | None) -> None:
-    """Remove all that one start made, whatever it had come to; shielded from cancellation and bounded in time."""
+async def undo(engine: Engine, who: str, start: str, directory: Path | None) -> bool:
+    """Remove all that one start made, whatever it had come to; shielded from cancellation and bounded in time.
+
+    False where something may be left: it carries our labels, and the next sweep removes it.
+    """
     with anyio.move_on_after(CLEAN_UP, shield=True):
         try:
             await remove(engine, (await look(engine, who)).of_start(start))
         except LaunchError:
-            pass  # the first error is the one to tell; what is left carries our labels, and the next sweep removes it
+            return False  # the first error is the one to tell
+        else:
+            return True
         finally:
             if directory:
                 places.remove_socket_directory(directory)
+    return False
 
 
 async def drop(engine: Engine, container: str) -> None:
@@ -79,11 +86,13 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
     await remove(engine, there.leftovers())
     # A file is written after its container was made: what no later listing claims is nobody's.
     files = list(runtime_directory().glob(f"{FILE_PREFIX}*.json"))
+    marks = list(runtime_directory().glob(f".{FILE_PREFIX}*{underway.SUFFIX}"))
     there = await look(engine, who, volumes=False)
     used = [*there.containers, *there.others]
     await anyio.to_thread.run_sync(
         _sweep_host,
         [path for path in files if path not in {each.connection_file for each in used}],
+        [path for path in marks if path not in {underway.path(each.connection_file, each.start) for each in used}],
         {each.socket_directory for each in used if each.socket_directory},
     )
 
@@ -96,6 +105,8 @@ def remove_connection_file(kernel: Container, there: Inventory) -> None:
     ):
         with contextlib.suppress(OSError):
             path.unlink()
+        with contextlib.suppress(OSError):
+            underway.path(path, kernel.start).unlink()
 
 
 async def _end(engine: Engine, kernel: Container) -> None:
@@ -113,11 +124,12 @@ async def _give_back(kernel: Container) -> None:
         await anyio.to_thread.run_sync(workspaces.give_back, workspace, kernel.uid, root)
 
 
-async def _when_unused(remove: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(_TRIES):
+async def _when_unused(remove: Callable[[], Awaitable[bool]], tries: int) -> None:
+    for _ in range(tries - 1):
         if await remove():
             return
         await anyio.sleep(_PAUSE)
+    await remove()
 
 
 async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
@@ -134,7 +146,11 @@ async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
     return failures
 
 
-def _sweep_host(files: list[Path], used_directories: set[Path]) -> None:
+def _sweep_host(files: list[Path], marks: list[Path], used_directories: set[Path]) -> None:
+    for path in marks:
+        if not underway.is_held(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
     for path in files:
         if _is_stale(path):
             with contextlib.suppress(OSError):

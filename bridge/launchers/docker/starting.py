@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 
 from bridge.connection import ConnectionInfo, runtime_directory, save
-from bridge.errors import LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
+from bridge.errors import EngineUnavailable, LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
 from bridge.launchers.docker import (
     capabilities,
     connections,
@@ -29,6 +29,7 @@ from bridge.launchers.docker import (
     owner,
     places,
     removal,
+    underway,
     verification,
     workspaces,
 )
@@ -54,13 +55,24 @@ async def start(engine: Engine, who: str, spec: SandboxSpec, environ: Mapping[st
     """Start one sandbox; see `Launcher.start`."""
     owner.checked_name(spec.name)
     number = secrets.token_hex(8)
+    connection_file = runtime_directory() / owner.connection_file_name(spec.name)
     with contextlib.ExitStack() as held:
-        made = _Start(engine, who, spec, number=number, environ=environ, held=held)
+        try:
+            mark = underway.Mark(connection_file, number)
+        except OSError as error:
+            raise _unwritable(connection_file, error, "nothing was started") from None
+        held.callback(mark.close)
+        made = _Start(
+            engine, who, spec, number=number, connection_file=connection_file, mark=mark, environ=environ, held=held
+        )
         try:
             return await made.run()
         except BaseException as error:
             explained = await made.explain(error)
-            await removal.undo(engine, who, number, made.socket_directory)
+            undone = await removal.undo(engine, who, number, made.socket_directory)
+            # an engine that has not answered may do what it was asked for when all was removed
+            if undone and not isinstance(error, EngineUnavailable):
+                mark.remove()
             if explained:
                 raise explained from error
             raise
@@ -74,6 +86,13 @@ async def run_and_look(engine: Engine, container: str, directories: list[Directo
         partial(engine.container, container), partial(engine.execute, container, command)
     )
     return inspected, inside
+
+
+def _unwritable(connection_file: Path, error: OSError, outcome: str) -> LaunchError:
+    return LaunchError(
+        f"The connection file {connection_file} could not be written ({error.strerror}), so {outcome}. Make it "
+        "writable, with room in it, or set JUPYTER_RUNTIME_DIR to one that is."
+    )
 
 
 def outside(socket_directory: Path | None) -> list[Directory]:
@@ -94,6 +113,8 @@ class _Start:
         spec: SandboxSpec,
         *,
         number: str,
+        connection_file: Path,
+        mark: underway.Mark,
         environ: Mapping[str, str],
         held: contextlib.ExitStack,
     ) -> None:
@@ -101,6 +122,8 @@ class _Start:
         self._who = who
         self._spec = spec
         self._number = number
+        self._connection_file = connection_file
+        self._mark = mark
         self._environ = environ
         self._held = held
         self._kernel: str | None = None
@@ -131,13 +154,11 @@ class _Start:
         )
         await self._engine.send(stdin, line)
         outside = self._connection(key, gateway)
+        self._mark.remove()  # before the file: what has one is a sandbox, whoever ends now
         try:
             save(outside, facts.connection_file)
         except OSError as error:
-            raise LaunchError(
-                f"The connection file {facts.connection_file} could not be written ({error.strerror}), so the sandbox "
-                "was removed again. Make it writable, with room in it, or set JUPYTER_RUNTIME_DIR to one that is."
-            ) from None
+            raise _unwritable(facts.connection_file, error, "the sandbox was removed again") from None
         return Started(facts.connection_file, kernel["State"]["StartedAt"], facts.image_id, kernel["Id"])
 
     async def _gather(self) -> Facts:
@@ -146,7 +167,7 @@ class _Start:
             self._engine.info, self._inspect_image, partial(look, self._engine, self._who, volumes=False)
         )
         chosen = image.checked(spec.image, picture)
-        connection_file = runtime_directory() / owner.connection_file_name(spec.name)
+        connection_file = self._connection_file
         self._refuse_too_many(there)
         if any(each.connection_file == connection_file and not each.ended for each in there.others):
             raise NameTaken(
@@ -175,7 +196,7 @@ class _Start:
             known = (each.connection_file.parent for each in (*there.composed, *there.others) if each.is_composed)
             self._hidden = workspaces.to_hide(spec.workspace, known)
         if spec.network == "none":
-            self.socket_directory = places.make_socket_directory(user, self._environ)
+            self.socket_directory = places.make_socket_directory(user, self._held, self._environ)
         return Facts(
             owner=self._who,
             start=self._number,
@@ -214,7 +235,12 @@ class _Start:
                 return await self._engine.create(asked.kernel, asked.kernel_name)
             there = (await look(self._engine, self._who)).of(self._spec.name)
             holder = there.kernel(self._spec.name)
-            if holder is None or not (holder.ended or holder.abandoned):
+            if holder and holder.under_way:
+                raise NameTaken(
+                    f"A sandbox named {self._spec.name} is just being started by somebody else. Nothing was started. "
+                    "Connect to it in a moment, or choose another name."
+                )
+            if holder is None or not (holder.ended or holder.cut_short):
                 break
             await removal.remove(self._engine, there)
         raise NameTaken(
@@ -297,13 +323,21 @@ class _Start:
             if without := capabilities.without_gpus(self._spec, error.detail):
                 return without
         with contextlib.suppress(LaunchError), anyio.move_on_after(5.0):
-            inspected = await self._engine.container(self._kernel)
-            if (inspected.get("State") or {}).get("Status") not in ("exited", "dead"):
-                return None
-            said = endings.failure(await self._engine.logs(self._kernel, stdout=True, tail=20))
-            wrote = await self._engine.logs(self._kernel, stdout=False, tail=20)
-            return image.incomplete(self._spec.image, wrote) or LaunchError(
-                f"The container of sandbox {self._spec.name} ended as soon as it was started: "
-                f"{said or endings.container_ending(inspected)}. Everything of it was removed."
-            )
+            return await self._explain_end(self._kernel)
         return None
+
+    async def _explain_end(self, kernel: str) -> LaunchError | PolicyNotEnforceable | None:
+        try:
+            inspected = await self._engine.container(kernel)
+        except Missing:
+            return LaunchError(
+                f"Sandbox {self._spec.name} was stopped while it was being started. Nothing of it is left."
+            )
+        if (inspected.get("State") or {}).get("Status") not in ("exited", "dead"):
+            return None
+        said = endings.failure(await self._engine.logs(kernel, stdout=True, tail=20))
+        wrote = await self._engine.logs(kernel, stdout=False, tail=20)
+        return image.incomplete(self._spec.image, wrote) or LaunchError(
+            f"The container of sandbox {self._spec.name} ended as soon as it was started: "
+            f"{said or endings.container_ending(inspected)}. Everything of it was removed."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from bridge.launchers.docker import inventory
 from bridge.launchers.docker.engine import Engine
 
 WHO = "0123456789abcdef" * 2
+NOW = 1_800_000_000.0
 ids = iter(range(1000))
 
 
@@ -22,7 +23,7 @@ def container(
     return {
         "Id": f"{next(ids):064x}",
         "State": state,
-        "Created": int(time.time() - age),
+        "Created": int(NOW - age),
         "Labels": {
             "io.kernel-bridge.owner": who,
             "io.kernel-bridge.name": name,
@@ -58,6 +59,9 @@ class Starting:
     async def volumes(self, *_: str) -> list[dict[str, Any]]:
         return self.there(volume("v", "lab", "1"))
 
+    async def info(self) -> dict[str, Any]:
+        return {"SystemTime": datetime.fromtimestamp(NOW, UTC).isoformat()}
+
     async def networks(self, *_: str) -> list[dict[str, Any]]:
         return self.there(network("lab", "1"))
 
@@ -73,7 +77,7 @@ async def test_what_a_start_makes_while_there_is_a_look_is_never_taken_for_a_lef
 def test_a_network_goes_the_way_of_its_start_and_only_with_our_owner() -> None:
     there = inventory.read(
         WHO,
-        [container("a", "kernel", "1"), container("b", "kernel", "3", "created", age=3600)],
+        [container("a", "kernel", "1"), container("b", "gateway", "3")],
         [],
         [
             network("a", "1"),
@@ -117,7 +121,12 @@ def test_a_gateway_belongs_to_the_kernel_of_the_same_start() -> None:
     assert gateway.start == "new"
 
 
-def test_sandboxes_that_are_being_started_count_as_running_but_ended_and_abandoned_ones_do_not() -> None:
+def judged(there: inventory.Inventory, now: float = NOW, **held: bool) -> inventory.Inventory:
+    """As where the locks of these starts are seen, and of others none."""
+    return inventory.judged(there, {each.start: held.get(each.name) for each in there.kernels()}, now)
+
+
+def test_sandboxes_that_are_being_started_count_as_running_but_ended_ones_and_those_cut_short_do_not() -> None:
     there = inventory.read(
         WHO,
         [
@@ -127,10 +136,52 @@ def test_sandboxes_that_are_being_started_count_as_running_but_ended_and_abandon
             container("d", "kernel", "4", "created", age=3600),
             container("e", "kernel", "5", "paused"),
             container("f", "gateway", "6"),
+            container("g", "kernel", "7"),
         ],
         [],
     )
-    assert [each.name for each in there.running()] == ["a", "b", "e"]
+    assert [each.name for each in judged(there, g=False).running()] == ["a", "b", "e"]
+
+
+@pytest.mark.parametrize("state", ["created", "running"])
+@pytest.mark.parametrize("clock", [-3600.0, 0.0, 3600.0])
+def test_a_start_whose_lock_is_seen_is_judged_by_that_and_by_no_clock(state: str, clock: float) -> None:
+    there = inventory.read(WHO, [container(name, "kernel", name, state) for name in ("lives", "died")])
+    lives, died = judged(there, NOW + clock, lives=True, died=False).kernels()
+    assert (lives.under_way, lives.cut_short) == (True, False)
+    assert (died.under_way, died.cut_short) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("age", "cut_short"), [(0.0, False), (119.0, False), (121.0, True), (-9.0, False), (-3600.0, True)]
+)
+def test_where_no_lock_is_to_be_seen_only_a_container_that_was_never_started_is_judged_by_its_age(
+    age: float, *, cut_short: bool
+) -> None:
+    there = inventory.read(WHO, [container(state, "kernel", state, state, age=age) for state in ("created", "running")])
+    created, running = judged(there).kernels()
+    assert created.cut_short is cut_short
+    assert not any((running.cut_short, running.under_way, created.under_way))
+
+
+class Elsewhere:
+    """An engine whose clock is hours away from ours, with a container of a start whose lock is not to be seen."""
+
+    def __init__(self, age: float) -> None:
+        self._container = container("lab", "kernel", "1", "created", age=age)
+
+    async def containers(self, *_: str) -> list[dict[str, Any]]:
+        return [self._container]
+
+    async def info(self) -> dict[str, Any]:
+        return {"SystemTime": datetime.fromtimestamp(NOW, UTC).isoformat()}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("age", "cut_short"), [(5.0, False), (500.0, True)])
+async def test_an_age_is_told_by_the_engines_clock_alone(age: float, *, cut_short: bool) -> None:
+    there = await inventory.look(cast("Engine", Elsewhere(age)), WHO, volumes=False)
+    assert [each.cut_short for each in there.kernels()] == [cut_short]
 
 
 def test_what_has_no_kernels_container_is_left_over_and_a_start_under_way_is_not() -> None:
@@ -152,8 +203,8 @@ def test_what_has_no_kernels_container_is_left_over_and_a_start_under_way_is_not
         ],
     )
     left = there.leftovers()
-    assert [each.start for each in left.containers] == ["2", "4"]
-    assert [each.name for each in left.volumes] == ["vb", "vd", "ve"]
+    assert [each.start for each in left.containers] == ["2"]
+    assert [each.name for each in left.volumes] == ["vb", "ve"]
 
 
 def composed(name: str, role: str, project: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,14 +70,22 @@ def test_the_time_zone_is_the_hosts_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def held() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as held:
+        yield held
+
+
+@pytest.fixture
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("run")
     directory.chmod(0o700)
     return {"XDG_RUNTIME_DIR": str(directory)}
 
 
-def test_sockets_lie_in_a_short_private_directory_of_the_kernels_uid(runtime: dict[str, str]) -> None:
-    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+def test_sockets_lie_in_a_short_private_directory_of_the_kernels_uid(
+    runtime: dict[str, str], held: contextlib.ExitStack
+) -> None:
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
     assert made.parent == Path(runtime["XDG_RUNTIME_DIR"]) / "kernel-bridge"
     assert len(made.name) == 8
     for each in (made, made.parent):
@@ -92,30 +102,34 @@ def test_without_a_runtime_directory_of_ones_own_it_is_tmp_and_the_users_number(
     assert places.socket_parent(runtime) == fallback
 
 
-def test_a_parent_that_somebody_else_put_there_is_not_used(runtime: dict[str, str]) -> None:
+def test_a_parent_that_somebody_else_put_there_is_not_used(runtime: dict[str, str], held: contextlib.ExitStack) -> None:
     parent = Path(runtime["XDG_RUNTIME_DIR"]) / "kernel-bridge"
     target = parent.with_name("elsewhere")
     target.mkdir(mode=0o700)
     parent.symlink_to(target)
     with pytest.raises(LaunchError, match="belongs to this user alone"):
-        places.make_socket_directory(ALICE, runtime)
+        places.make_socket_directory(ALICE, held, runtime)
     parent.unlink()
     parent.mkdir(mode=0o755)
     with pytest.raises(LaunchError, match="belongs to this user alone"):
-        places.make_socket_directory(ALICE, runtime)
+        places.make_socket_directory(ALICE, held, runtime)
     assert list(target.iterdir()) == list(parent.iterdir()) == []
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_refused_before_anything_is_made(
+    tmp_path: Path, held: contextlib.ExitStack
+) -> None:
     directory = tmp_path / ("d" * 90)
     directory.mkdir(mode=0o700)
     with pytest.raises(LaunchError, match="too long"):
-        places.make_socket_directory(ALICE, {"XDG_RUNTIME_DIR": str(directory)})
+        places.make_socket_directory(ALICE, held, {"XDG_RUNTIME_DIR": str(directory)})
     assert not list(directory.iterdir())
 
 
-def test_only_a_directory_that_is_certainly_ours_is_ever_removed(runtime: dict[str, str], tmp_path: Path) -> None:
-    ours = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+def test_only_a_directory_that_is_certainly_ours_is_ever_removed(
+    runtime: dict[str, str], tmp_path: Path, held: contextlib.ExitStack
+) -> None:
+    ours = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
     precious = [tmp_path / "0a1b2c3d", ours.parent / "photographs", ours.parent.parent / "0a1b2c3d"]
     for each in precious:
         each.mkdir()
@@ -126,26 +140,29 @@ def test_only_a_directory_that_is_certainly_ours_is_ever_removed(runtime: dict[s
 
 
 def test_a_link_in_a_socket_directory_is_not_followed_when_it_is_removed(
-    runtime: dict[str, str], tmp_path: Path
+    runtime: dict[str, str], tmp_path: Path, held: contextlib.ExitStack
 ) -> None:
     precious = tmp_path / "precious"
     precious.write_text("here")
-    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), runtime)
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
     (made / "k-1").symlink_to(tmp_path)
     places.remove_socket_directory(made)
     assert not made.exists()
     assert precious.read_text() == "here"
 
 
-def test_directories_are_stale_when_they_are_old_unclaimed_and_nobody_listens(runtime: dict[str, str]) -> None:
+def test_directories_are_stale_when_their_start_is_over_and_they_are_unclaimed_and_nobody_listens(
+    runtime: dict[str, str], held: contextlib.ExitStack
+) -> None:
     me = User(os.geteuid(), os.getegid())
-    young, claimed, alive, dead, empty = (places.make_socket_directory(me, runtime) for _ in range(5))
+    starting = places.make_socket_directory(me, held, runtime)
+    with contextlib.ExitStack() as over:
+        claimed, alive, dead, empty = (places.make_socket_directory(me, over, runtime) for _ in range(4))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(alive / "k-5"))
         listener.listen()
         with socket.socket(socket.AF_UNIX) as gone:
             gone.bind(str(dead / "k-5"))
-        for each in (claimed, alive, dead, empty):
-            os.utime(each, (1, 1))
         assert set(places.stale_socket_directories({claimed}, runtime)) == {dead, empty}
-    assert young.exists()
+    os.utime(starting, (1, 1))
+    assert starting not in places.stale_socket_directories((), runtime)

@@ -1,0 +1,70 @@
+"""Starts that are under way, told from those that were cut short: by a lock that ends with its process.
+
+The one rule: no clock is asked. A start has a file beside its connection file, from before its claim until it is a
+sandbox, and holds the file's lock. A container whose start has left its file behind, unlocked, is nobody's any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+SUFFIX = ".starting"
+
+
+class Mark:
+    """The locked file of one start; raises `OSError` where it cannot be made."""
+
+    def __init__(self, connection_file: Path, start: str) -> None:
+        self._path = path(connection_file, start)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # locked before it has its name, so that nobody ever sees it unlocked
+        draft = self._path.with_suffix(".part")
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        self._handle = hold(draft)
+        draft.rename(self._path)
+
+    def remove(self) -> None:
+        """Say that the start is no longer under way and that nothing of it is left half made."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def close(self) -> None:
+        """Let go of it; where it was not removed, the start was cut short."""
+        if self._handle is not None:
+            os.close(self._handle)
+
+
+def path(connection_file: Path, start: str) -> Path:
+    """Return where the file of a start is."""
+    return connection_file.with_name(f".{connection_file.stem}.{start}{SUFFIX}")
+
+
+def hold(place: Path) -> int | None:
+    """Lock a file or directory until the returned descriptor is closed; None where the file system has no locks."""
+    handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def is_held(place: Path) -> bool | None:
+    """Tell whether a process holds the lock; None where there is nothing, or nothing to be told of it."""
+    try:
+        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False

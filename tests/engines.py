@@ -82,6 +82,8 @@ class OtherEngine:
     def start(self, *more: str) -> None:
         """Start the engine's process and wait until it listens; `more` are options for this time."""
         data = ["--data-root=/run/data", f"--host={self.address}"]
+        # a killed one leaves its own, and the number in it may be another process's by now
+        Path(f"/proc/{self.pid}/root/run/docker.pid").unlink(missing_ok=True)
         with self._log.open("ab") as log:
             self._engine = subprocess.Popen(
                 [*self.entering("mount", "net", "pid"), "dockerd", *data, *self._options, *more],
@@ -107,6 +109,13 @@ class OtherEngine:
         self.send(number)
         self._engine.wait(SOON)
         self._engine = None
+        # its containerd goes with it, where it is killed a moment later: the next engine would take that for its own
+        root, end = Path(f"/proc/{self.pid}/root"), time.monotonic() + SOON
+        with contextlib.suppress(FileNotFoundError):
+            containerd = (root / "run/docker/containerd/containerd.pid").read_text().strip()
+            while (root / "proc" / containerd / "exe").is_symlink():
+                assert time.monotonic() < end, "the engine's containerd does not end"
+                time.sleep(0.05)
 
     def _process(self) -> int:
         assert self._engine is not None

@@ -11,17 +11,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import docker
 import pytest
 
+from bridge.launchers.docker import DockerLauncher
+from bridge.launchers.docker import build as building
 from bridge.launchers.docker.owner import current_owner
+from tests.faults.engines import AtRequest, Looker
 
 # Far more than it takes on a busy machine: only a hang fails it.
 SOON = 60.0
@@ -361,3 +367,31 @@ def fill(disk: Path) -> None:
         while True:
             file.write(bytes(4096))
     assert os.statvfs(disk).f_bavail == 0
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    return anyio.run(building.build, "python", building.How(print))
+
+
+@pytest.fixture
+def looker(image: str, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Looker]:
+    """What a test of its own owner leaves behind; and in the end that is removed."""
+    monkeypatch.setenv("KERNEL_BRIDGE_OWNER", f"test-{uuid.uuid4().hex}")
+    with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as short:  # a socket's path is
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        launcher = DockerLauncher()
+        yield Looker(launcher.owner, runtime)
+
+        async def end() -> None:
+            for each in await launcher.sandboxes():
+                await launcher.stop(each.name)
+            await launcher.sweep()
+            launcher.close()
+
+        anyio.run(end)
+
+
+@pytest.fixture
+def at_request(monkeypatch: pytest.MonkeyPatch) -> AtRequest:
+    return AtRequest(monkeypatch)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from bridge.errors import LaunchError
+from bridge.errors import EngineUnavailable, LaunchError
 from bridge.launchers.docker import border
 from bridge.launchers.docker.border import REQUEST_TIMEOUT, Conflict, Missing, Refused
 from bridge.launchers.docker.document import Document
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import docker
 
 T = TypeVar("T")
+K = TypeVar("K", dict[str, Any], list[dict[str, Any]])
 
 CONCURRENT_REQUESTS = 8
 LARGEST_ANSWER = 1 << 20
@@ -113,11 +114,11 @@ class Engine:
 
     async def info(self) -> dict[str, Any]:
         """Return what the engine says of itself and its machine (GET /info)."""
-        return await self._look("ask the engine about itself", lambda client: client.info())
+        return await self._told(dict, "tell about itself", lambda client: client.info())
 
     async def version(self) -> dict[str, Any]:
         """Return the engine's version and that of its API (GET /version)."""
-        return await self._look("tell its version", lambda client: client.version())
+        return await self._told(dict, "tell its version", lambda client: client.version())
 
     async def image(self, reference: str) -> dict[str, Any]:
         """Return an image's inspect; raises `Missing`."""
@@ -127,45 +128,47 @@ class Engine:
         def inspect(client: docker.APIClient) -> dict[str, Any]:
             return client.inspect_image(reference)  # type: ignore[no-untyped-call,no-any-return]
 
-        return await self._look("look for the image", inspect)
+        return await self._told(dict, "look for the image", inspect)
 
     async def images(self, label: str) -> list[dict[str, Any]]:
         """Return the images that carry a label (`name=value`)."""
         filters = {"label": label}
-        return await self._look("list the images", lambda client: client.images(filters=filters))
+        return await self._told(list, "list the images", lambda client: client.images(filters=filters))
 
     async def containers(self, *labels: str) -> list[dict[str, Any]]:
         """Return the containers, running or not, that carry all the labels (`name` or `name=value`)."""
         filters = {"label": list(labels)}
-        return await self._look("list the containers", lambda client: client.containers(all=True, filters=filters))
+        return await self._told(
+            list, "list the containers", lambda client: client.containers(all=True, filters=filters)
+        )
 
     async def volumes(self, *labels: str) -> list[dict[str, Any]]:
         """Return the volumes that carry all the labels."""
         filters = {"label": list(labels)}
-        found = await self._look("list the volumes", lambda client: client.volumes(filters=filters))
+        found = await self._told(dict, "list the volumes", lambda client: client.volumes(filters=filters))
         return found.get("Volumes") or []
 
     async def networks(self, *labels: str) -> list[dict[str, Any]]:
         """Return the networks that carry all the labels; without any, all that there are."""
         filters = {"label": list(labels)}
-        return await self._look("list the networks", lambda client: client.networks(filters=filters))
+        return await self._told(list, "list the networks", lambda client: client.networks(filters=filters))
 
     async def network(self, network: str) -> dict[str, Any]:
         """Return a network's inspect; raises `Missing`."""
         full = _id(network)
-        return await self._look("look at the network", lambda client: client.inspect_network(full))
+        return await self._told(dict, "look at the network", lambda client: client.inspect_network(full))
 
     async def container(self, container: str) -> dict[str, Any]:
         """Return a container's inspect; raises `Missing`."""
         full = _id(container)
-        return await self._look("look at the container", lambda client: client.inspect_container(full))
+        return await self._told(dict, "look at the container", lambda client: client.inspect_container(full))
 
     async def execute(self, container: str, command: list[str]) -> str:
         """Run a command inside, as the container's own user, and return its standard output; bounded in time."""
         full = _id(container)
 
         def run(client: docker.APIClient) -> str:
-            made = client.exec_create(full, command, stderr=False)
+            made = self._checked(dict, "look into the container", client.exec_create(full, command, stderr=False))
             answer, told = client.exec_start(made["Id"], stream=True), bytearray()
             try:
                 for piece in answer:
@@ -233,7 +236,7 @@ class Engine:
         def create(client: docker.APIClient) -> dict[str, Any]:
             return client.create_container_from_config(document, name)  # type: ignore[no-untyped-call,no-any-return]
 
-        made = await self._change("create the container", create)
+        made = self._checked(dict, "create the container", await self._change("create the container", create))
         if made.get("Warnings"):
             # "... limit discarded": it would run without something that was asked for
             raise Refused(
@@ -312,7 +315,8 @@ class Engine:
                 check_duplicate=True,  # older engines take a second one of a name
             )
 
-        return str((await self._change("create the network", create))["Id"])
+        made = self._checked(dict, "create the network", await self._change("create the network", create))
+        return str(made["Id"])
 
     async def remove_network(self, network: str) -> bool:
         """Remove a network; False where a container is still in it."""
@@ -328,6 +332,17 @@ class Engine:
         return True
 
     # -- the way there
+
+    def _checked(self, kind: type[K], doing: str, answer: Any) -> K:
+        if not isinstance(answer, kind):
+            raise EngineUnavailable(
+                f"What listens at {self.endpoint().socket} was asked to {doing} and gave an answer that no container "
+                "engine gives. See what it is: docker version."
+            )
+        return answer
+
+    async def _told(self, kind: type[K], doing: str, request: Callable[[docker.APIClient], Any]) -> K:
+        return self._checked(kind, doing, await self._look(doing, request))
 
     async def _look(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
         call = functools.partial(self._request, doing, request)
@@ -360,8 +375,8 @@ class Engine:
 
                 made = functools.partial(docker.APIClient, endpoint.url, timeout=int(REQUEST_TIMEOUT))
                 with contextlib.closing(made(version=_OLDEST_API)) as asking:
-                    spoken = str(asking.version(api_version=False)["ApiVersion"])
-                self._client = made(version=spoken)
+                    told = self._checked(dict, "tell its version", asking.version(api_version=False))
+                self._client = made(version=str(told.get("ApiVersion")))
                 self._client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
             return self._client
 

@@ -99,7 +99,12 @@ def outside(socket_directory: Path | None) -> list[Directory]:
     """Return what the gateway must have in that directory's place, with network none."""
     if socket_directory is None:
         return []
-    about = socket_directory.stat()
+    try:
+        about = socket_directory.stat()
+    except OSError as error:
+        raise LaunchError(
+            f"The directory of the kernel's sockets, {socket_directory}, is gone: {error.strerror}."
+        ) from None
     return [Directory(OUTSIDE, about.st_dev, about.st_ino)]
 
 

@@ -1,0 +1,219 @@
+"""An engine that is stopped, killed, frozen and started again: before, during and after a start, and under a kernel."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bridge.connection import load
+from bridge.errors import EngineUnavailable, LaunchError
+from bridge.kernels.registry import Kernels
+from bridge.launchers.docker import DockerLauncher, border, engine
+from bridge.policy import SandboxRequest, built_in
+from tests.engines import OtherEngine, load_image, other_engine
+from tests.faults.engines import SOON, AtRequest, Looker
+from tests.launchers.conftest import make_spec
+
+SHUT_DOWN = "or when the engine was shut down"
+
+
+@pytest.fixture(scope="module")
+def loaded(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
+    with other_engine(tmp_path_factory.mktemp("engine")) as engine:
+        load_image(engine, image)
+        yield engine
+
+
+@pytest.fixture
+def other(loaded: OtherEngine, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEngine]:
+    """The second engine, which runs at the beginning of each test and of which nothing is left at its end."""
+    monkeypatch.setenv("KERNEL_BRIDGE_DOCKER_HOST", loaded.address)
+    loaded.end()  # whatever the test before has done to it
+    loaded.start()
+    yield loaded
+    if not loaded.runs:
+        loaded.start()
+    assert loaded.command("gc", "--all").returncode == 0
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_start_on_an_engine_that_was_ended_says_that_it_does_not_run(
+    how: signal.Signals, other: OtherEngine, runtime: Path
+) -> None:
+    other.end(how)
+    done = other.command("up", "lab")
+    assert done.returncode == 3
+    assert "does not run" in told(done)
+    assert "Start it and try again" in told(done)
+    assert list(runtime.iterdir()) == []
+    other.start()
+    assert other.command("up", "lab").returncode == 0
+    assert other.command("stop", "lab").returncode == 0
+
+
+def test_an_engine_that_is_frozen_is_told_in_time_and_goes_on_where_it_was(
+    other: OtherEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(border, "REQUEST_TIMEOUT", 1.0)
+    monkeypatch.setattr(engine, "REQUEST_TIMEOUT", 1.0)
+
+    async def freeze() -> None:
+        launcher = DockerLauncher()
+        await launcher.start(make_spec("lab"))
+        other.send(signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            for act in (launcher.sandboxes(), launcher.stop("lab"), launcher.start(make_spec("more"))):
+                with pytest.raises(EngineUnavailable, match="within 1 s"):
+                    await act
+        finally:
+            other.send(signal.SIGCONT)
+        assert time.monotonic() - began < SOON
+        assert await launcher.stop("lab") is True
+        await launcher.sweep()
+        assert await launcher.sandboxes() == []
+        launcher.close()
+
+    anyio.run(freeze)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kernel_that_ended_with_its_engine_is_told_once_as_that_and_its_file_and_name_are_free(
+    how: signal.Signals, other: OtherEngine, runtime: Path
+) -> None:
+    assert other.command("up", "lab").returncode == 0
+    other.end(how)
+    without = told(other.command("ls"))
+    assert "Sandboxes are not shown" in without
+    other.start()
+    listed = told(other.command("ls"))
+    assert "lab  sandbox  ended: " in listed
+    assert SHUT_DOWN in listed
+    assert list(runtime.iterdir()) == []
+    assert "lab" not in told(other.command("ls"))
+    assert other.command("up", "lab").returncode == 0
+    assert other.command("stop", "lab").returncode == 0
+
+
+def test_a_bridge_that_is_connected_when_the_engine_is_restarted_says_what_became_of_the_variables(
+    other: OtherEngine,
+) -> None:
+    async def connected() -> None:
+        kernels = Kernels(built_in(), DockerLauncher)
+        # its sockets are seen from here, whatever network the engine has
+        await kernels.start_sandbox(SandboxRequest(name="lab", network="none"))
+        await kernels.execute("x = 1", timeout=SOON)
+        other.end()
+        with pytest.raises(Exception, match="Nothing was executed") as lost:
+            await kernels.execute("print(x)", timeout=SOON)
+        assert "does not run" in str(lost.value)
+        other.start()
+        with pytest.raises(Exception, match="All its variables are lost") as over:
+            await kernels.execute("print(x)", timeout=SOON)
+        assert SHUT_DOWN in str(over.value)
+        assert "start_sandbox starts another" in str(over.value)
+        await kernels.start_sandbox(SandboxRequest(name="lab", network="none"))
+        outcome = await kernels.execute("print(6 * 7)", timeout=SOON)
+        assert outcome.result is not None
+        assert "42" in str(outcome.result.outputs)
+        await kernels.stop_sandbox("lab")
+        await kernels.close()
+
+    anyio.run(connected)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_where_the_engine_lets_containers_live_the_kernel_is_there_again_with_its_variables_and_its_ports(
+    how: signal.Signals, other: OtherEngine, runtime: Path
+) -> None:
+    other.end()
+    other.start("--live-restore")
+    try:
+        assert other.command("up", "lab").returncode == 0
+        assert other.command("run", "lab", "-c", "x = 41").returncode == 0
+        before = load(runtime / "kernel-bridge-lab.json")
+        other.end(how)
+        failed = other.command("run", "lab", "-c", "print(x + 1)")
+        assert failed.returncode == 3
+        assert "does not run" in told(failed)
+        other.start("--live-restore")
+        assert "lab  sandbox  alive  " in told(other.command("ls"))
+        done = other.command("run", "lab", "-c", "print(x + 1)")
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+        assert load(runtime / "kernel-bridge-lab.json") == before
+        # such an engine counts who uses a volume wrongly, until it is started once more: that is no failure
+        stopped = other.command("stop", "lab")
+        assert stopped.returncode == 0, stopped.stderr
+        for act in ("up", "stop"):
+            done = other.command(act, "lab")
+            assert done.returncode == 0, done.stderr
+    finally:
+        other.end()
+        other.start()
+    assert other.command("gc").returncode == 0
+    with other.asked() as there:
+        assert there.volumes.list() == []
+
+
+def test_where_the_engine_has_changed_the_ports_the_file_is_written_again_and_ls_says_so(
+    other: OtherEngine, runtime: Path
+) -> None:
+    assert other.command("up", "lab").returncode == 0
+    assert other.command("run", "lab", "-c", "x = 41").returncode == 0
+    for command in (["ls"], ["run", "lab", "-c", "print(x + 1)"]):
+        before = load(runtime / "kernel-bridge-lab.json")
+        with other.asked() as there:
+            (gateway,) = there.containers.list(filters={"label": "io.kernel-bridge.role=gateway"})
+            gateway.restart(timeout=0)
+        said = told(other.command(*command))
+        if command[0] == "ls":
+            assert "alive; the engine had changed its ports, so its connection file was written again" in said
+        else:
+            assert "42\n" in said
+        after = load(runtime / "kernel-bridge-lab.json")
+        assert after.key == before.key
+        assert after.shell_port != before.shell_port
+    assert "lab  sandbox  alive  " in told(other.command("ls"))
+    assert other.command("stop", "lab").returncode == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_engine_that_ends_within_a_start_is_told_and_what_is_left_goes_with_the_next(
+    how: signal.Signals, other: OtherEngine, looker: Looker, at_request: AtRequest
+) -> None:
+    async def steps() -> None:
+        for number in (2, 4, 6, 9) if how == signal.SIGTERM else (2, 4):
+            launcher = DockerLauncher()
+            ended = threading.Event()
+
+            def end(ended: threading.Event = ended) -> None:
+                other.end(how)
+                ended.set()
+
+            at_request.set(launcher, number, end)
+            with pytest.raises(LaunchError, match=r"[Tt]he (container )?engine|The container of sandbox lab"):
+                await launcher.start(make_spec("lab"))
+            launcher.close()
+            assert ended.wait(SOON)  # nobody waits for the request any more in which that is done
+            other.start()
+            launcher = DockerLauncher()
+            await launcher.start(make_spec("lab"))
+            await launcher.stop("lab")
+            await launcher.sweep()
+            assert await launcher.sandboxes() == []
+            launcher.close()
+            assert Looker(launcher.owner, looker.runtime, other.address).left() == []
+
+    anyio.run(steps)

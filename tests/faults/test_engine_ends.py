@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from bridge.connection import load
-from bridge.errors import EngineUnavailable, LaunchError
+from bridge.errors import BridgeError, EngineUnavailable, LaunchError
 from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher, border, engine
 from bridge.policy import SandboxRequest, built_in
@@ -116,11 +116,10 @@ def test_a_bridge_that_is_connected_when_the_engine_is_restarted_says_what_becam
         await kernels.start_sandbox(SandboxRequest(name="lab", network="none"))
         await kernels.execute("x = 1", timeout=SOON)
         other.end()
-        with pytest.raises(Exception, match="Nothing was executed") as lost:
+        with pytest.raises(BridgeError, match="Nothing was executed"):
             await kernels.execute("print(x)", timeout=SOON)
-        assert "does not run" in str(lost.value)
         other.start()
-        with pytest.raises(Exception, match="All its variables are lost") as over:
+        with pytest.raises(BridgeError, match="All its variables are lost") as over:
             await kernels.execute("print(x)", timeout=SOON)
         assert SHUT_DOWN in str(over.value)
         assert "start_sandbox starts another" in str(over.value)

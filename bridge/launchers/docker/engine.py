@@ -359,6 +359,8 @@ class Engine:
 
     def _request(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
         try:
+            if self._client is not None:
+                _reach(self.endpoint())
             return request(self._connect())
         except border.foreign() as error:
             raise border.translated(doing, error, self.endpoint()) from error
@@ -367,10 +369,7 @@ class Engine:
         with self._making:
             if self._client is None:
                 endpoint = self.endpoint()
-                # docker-py would lose, unclosed, a socket that cannot be connected
-                with socket.socket(socket.AF_UNIX) as probe:
-                    probe.settimeout(REQUEST_TIMEOUT)
-                    probe.connect(str(endpoint.socket))
+                _reach(endpoint)
                 import docker  # noqa: PLC0415 - see the module's docstring
 
                 made = functools.partial(docker.APIClient, endpoint.url, timeout=int(REQUEST_TIMEOUT))
@@ -379,6 +378,13 @@ class Engine:
                 self._client = made(version=str(told.get("ApiVersion")))
                 self._client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
             return self._client
+
+
+def _reach(endpoint: Endpoint) -> None:
+    """Raise `OSError` where nobody listens: docker-py would lose, unclosed, a socket that cannot be connected."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(REQUEST_TIMEOUT)
+        probe.connect(str(endpoint.socket))
 
 
 class _Call:

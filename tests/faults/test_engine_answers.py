@@ -24,7 +24,7 @@ from bridge.policy import built_in
 from tests.faults.engines import SOON, Fault, Front, Looker
 from tests.launchers.conftest import make_spec
 
-PATIENCE = 1.5
+PATIENCE = 5.0
 """In place of the 30 s that a request may take."""
 
 
@@ -54,7 +54,7 @@ async def counted(directory: Path, network: str) -> int:
 
 async def at_once(numbers: range, one: Callable[[int], Awaitable[None]]) -> None:
     """Do it for each number, a few at the same time: most of it is waiting."""
-    free = asyncio.Semaphore(6)
+    free = asyncio.Semaphore(5)
 
     async def turn(number: int) -> None:
         async with free:

@@ -376,6 +376,8 @@ class Engine:
                 with contextlib.closing(made(version=_OLDEST_API)) as asking:
                     told = self._checked(dict, "tell its version", asking.version(api_version=False))
                 self._client = made(version=str(told.get("ApiVersion")))
+                # some of docker-py's requests, as to attach, set no time-out of their own
+                self._client.request = functools.partial(self._client.request, timeout=int(REQUEST_TIMEOUT))  # type: ignore[method-assign]
                 self._client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
             return self._client
 

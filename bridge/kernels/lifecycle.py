@@ -56,14 +56,21 @@ class Lifecycle:
         """See `Kernels.start_sandbox`."""
         # a refusal needs no engine, and none is looked for in vain
         decide(self._policy, request if request.name else dataclasses.replace(request, name="sandbox"))
-        for _ in range(NAME_TRIES if not request.name else 0):
-            with contextlib.suppress(NameTaken):
-                return await self._start(dataclasses.replace(request, name=await self._free_name()))
-        return await self._start(request)
+        if request.name:
+            return await self._start(request)
+        refused = set[str]()
+        while True:
+            name = await self._free_name(refused)
+            try:
+                return await self._start(dataclasses.replace(request, name=name))
+            except NameTaken:
+                refused.add(name)  # somebody is just starting it, so that no listing has it yet
+                if len(refused) == NAME_TRIES:
+                    raise
 
-    async def _free_name(self) -> str:
+    async def _free_name(self, refused: set[str]) -> str:
         taken = {each.name for each in await self._launcher().sandboxes() if each.state != "ended"}
-        return free_name("sandbox", taken | set(self._connected))
+        return free_name("sandbox", taken | refused | set(self._connected))
 
     async def _start(self, request: SandboxRequest) -> tuple[Sandbox, Status]:
         spec, launcher = decide(self._policy, request), self._launcher()

@@ -64,6 +64,11 @@ class Container:
         return Path(self.labels.get(owner.CONNECTION_FILE, ""))
 
     @property
+    def has_file(self) -> bool:
+        """Whether its connection file is known: anybody who may ask the engine can make containers with our labels."""
+        return bool(self.connection_file.name)
+
+    @property
     def is_composed(self) -> bool:
         """Whether docker compose started it."""
         return composed.is_composed(self.labels)
@@ -256,7 +261,10 @@ def _published(ports: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def _held(kernels: Iterable[Container]) -> dict[str, bool | None]:
-    return {each.start: underway.is_held(underway.path(each.connection_file, each.start)) for each in kernels}
+    return {
+        each.start: underway.is_held(underway.path(each.connection_file, each.start)) if each.has_file else None
+        for each in kernels
+    }
 
 
 def _clock(info: Mapping[str, Any]) -> float:

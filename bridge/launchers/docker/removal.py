@@ -89,10 +89,11 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
     marks = list(runtime_directory().glob(f".{FILE_PREFIX}*{underway.SUFFIX}"))
     there = await look(engine, who, volumes=False)
     used = [*there.containers, *there.others]
+    marked = {underway.path(each.connection_file, each.start) for each in used if each.has_file}
     await anyio.to_thread.run_sync(
         _sweep_host,
         [path for path in files if path not in {each.connection_file for each in used}],
-        [path for path in marks if path not in {underway.path(each.connection_file, each.start) for each in used}],
+        [path for path in marks if path not in marked],
         {each.socket_directory for each in used if each.socket_directory},
     )
 
@@ -148,7 +149,7 @@ async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
 
 def _sweep_host(files: list[Path], marks: list[Path], used_directories: set[Path]) -> None:
     for path in marks:
-        if not underway.is_held(path):
+        if underway.is_held(path) is False:
             with contextlib.suppress(OSError):
                 path.unlink()
     for path in files:

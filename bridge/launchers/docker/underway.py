@@ -24,7 +24,10 @@ class Mark:
         draft = self._path.with_suffix(".part")
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._handle = hold(draft)
-        draft.rename(self._path)
+        if self._handle is None:
+            draft.unlink()  # without locks here its age tells
+        else:
+            draft.rename(self._path)
 
     def remove(self) -> None:
         """Say that the start is no longer under way and that nothing of it is left half made."""
@@ -44,7 +47,9 @@ def path(connection_file: Path, start: str) -> Path:
 
 def hold(place: Path) -> int | None:
     """Lock a file or directory until the returned descriptor is closed; None where the file system has no locks."""
-    handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # on NFS only what is open for writing can be locked so (flock(2)), which a directory never is
+    kind = os.O_RDONLY if place.is_dir() else os.O_RDWR
+    handle = os.open(place, kind | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -169,20 +169,20 @@ class Engine:
 
         def run(client: docker.APIClient) -> str:
             made = self._checked(dict, "look into the container", client.exec_create(full, command, stderr=False))
-            answer, told = client.exec_start(made["Id"], stream=True), bytearray()
+            stream = client.exec_start(made["Id"], socket=True)
             try:
-                for piece in answer:
-                    told += piece
-                    if len(told) > LARGEST_ANSWER:
-                        raise LaunchError("The container told far more than it was asked for, so it was not read.")
+                told = output(stream, LARGEST_ANSWER)
+            except TimeoutError:  # code inside can stop what we run there
+                raise LaunchError(f"The container could not be looked into within {REQUEST_TIMEOUT:g} s.") from None
             finally:
-                vars(answer)["_response"].close()  # docker-py leaves that to its caller, and keeps it there
-            return _text(bytes(told))
+                vars(stream)["_response"].close()  # docker-py leaves that to its caller, and keeps it there
+            if len(told) > LARGEST_ANSWER:
+                raise LaunchError("The container told far more than it was asked for, so it was not read.")
+            return _text(told)
 
-        # docker-py waits without end here, and code inside could stop what we run there
-        with anyio.move_on_after(REQUEST_TIMEOUT):
-            return await self._look("look into the container", run)
-        raise LaunchError(f"The container could not be looked into within {REQUEST_TIMEOUT:g} s.")
+        from bridge.launchers.docker.client import output  # noqa: PLC0415 - see the module's docstring
+
+        return await self._look("look into the container", run)
 
     async def logs(
         self, container: str, *, stdout: bool, since: datetime | None = None, tail: int | None = None
@@ -359,8 +359,6 @@ class Engine:
 
     def _request(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
         try:
-            if self._client is not None:
-                _reach(self.endpoint())
             return request(self._connect())
         except border.foreign() as error:
             raise border.translated(doing, error, self.endpoint()) from error
@@ -368,25 +366,13 @@ class Engine:
     def _connect(self) -> docker.APIClient:
         with self._making:
             if self._client is None:
-                endpoint = self.endpoint()
-                _reach(endpoint)
-                import docker  # noqa: PLC0415 - see the module's docstring
+                from bridge.launchers.docker import client  # noqa: PLC0415 - see the module's docstring
 
-                made = functools.partial(docker.APIClient, endpoint.url, timeout=int(REQUEST_TIMEOUT))
-                with contextlib.closing(made(version=_OLDEST_API)) as asking:
+                made = functools.partial(client.make, self.endpoint().url, patience=REQUEST_TIMEOUT)
+                with contextlib.closing(made(_OLDEST_API)) as asking:
                     told = self._checked(dict, "tell its version", asking.version(api_version=False))
-                self._client = made(version=str(told.get("ApiVersion")))
-                # some of docker-py's requests, as to attach, set no time-out of their own
-                self._client.request = functools.partial(self._client.request, timeout=int(REQUEST_TIMEOUT))  # type: ignore[method-assign]
-                self._client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
+                self._client = made(str(told.get("ApiVersion")))
             return self._client
-
-
-def _reach(endpoint: Endpoint) -> None:
-    """Raise `OSError` where nobody listens: docker-py would lose, unclosed, a socket that cannot be connected."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(REQUEST_TIMEOUT)
-        probe.connect(str(endpoint.socket))
 
 
 class _Call:

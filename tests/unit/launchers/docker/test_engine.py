@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +44,63 @@ async def test_an_engine_whose_socket_nobody_serves_does_not_run(tmp_path: Path)
         await at(tmp_path / "docker.sock").info()
 
 
+@contextlib.contextmanager
+def answering(directory: Path, answers: dict[str, bytes]) -> Iterator[Engine]:
+    """Listen as an engine does; `answers` has the bytes for each end of a request's path, after which it hangs up."""
+
+    class Connection(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            path = self.rfile.readline().decode().partition(" ")[2].partition(" ")[0]
+            length = 0
+            while line := self.rfile.readline().strip().lower():
+                length = int(line[15:]) if line.startswith(b"content-length:") else length
+            self.rfile.read(length)
+            self.request.sendall(next(answer for end, answer in answers.items() if path.endswith(end)))
+
+    with socketserver.ThreadingUnixStreamServer(str(directory / "docker.sock"), Connection) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield at(directory / "docker.sock")
+        finally:
+            server.shutdown()
+            serving.join(SOON)
+
+
+def json_answer(text: str) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+    return f"{head}{text}".encode()
+
+
+VERSION = {"/version": json_answer('{"ApiVersion": "1.41"}')}
+
+
+async def test_what_a_command_inside_prints_is_read_from_where_the_answers_head_ends(tmp_path: Path) -> None:
+    """An engine may send both at once."""
+    head = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    first, second = (b"\x01\0\0\0" + len(each).to_bytes(4, "big") + each for each in (b"==> a\n", b"==> end\n"))
+    made = {f"/containers/{'a' * 64}/exec": json_answer('{"Id": "e"}')}
+    with answering(tmp_path, VERSION | made | {"/exec/e/start": head + first + second}) as engine:
+        assert await engine.execute("a" * 64, ["true"]) == "==> a\n==> end\n"
+        engine.close()
+
+
+async def test_an_engine_that_ended_since_the_last_request_does_not_run_and_no_socket_is_lost(tmp_path: Path) -> None:
+    with answering(tmp_path, VERSION | {"/info": json_answer("{}")}) as engine:
+        assert await engine.info() == {}
+    with pytest.raises(EngineUnavailable, match="does not run: nobody listens"):
+        await engine.info()
+    engine.close()
+    gc.collect()  # a socket that was not closed fails the test
+
+
 async def test_an_engine_that_breaks_off_is_told_as_that(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "docker.sock"))
         listener.listen()
 
         def hang_up() -> None:
-            for _ in range(2):  # once it is only looked whether anybody is there
-                listener.accept()[0].close()
+            listener.accept()[0].close()
 
         thread = threading.Thread(target=hang_up)
         thread.start()

@@ -84,7 +84,7 @@ class Lifecycle:
                 for each in self._connected.of_sandbox(sandbox.name):
                     await self._opening.forget(each)
                 with contextlib.suppress(LaunchError):
-                    await launcher.stop(sandbox.name)
+                    await launcher.stop(sandbox.name, only=sandbox.container)  # the name may be another's by now
             if isinstance(error, KernelNotResponding):
                 raise StartTimeout(
                     f"The kernel of sandbox {sandbox.name} did not answer within {self._start_timeout:g} s"
@@ -104,7 +104,7 @@ class Lifecycle:
             if opening.done() or ending.exception():
                 return await opening
             found = await self._sandboxes.get(sandbox.name)
-            how = found.ending if found else "it was removed"
+            how = found.ending if found and found.container == sandbox.container else "it was removed"
             raise LaunchError(f"Sandbox {sandbox.name} ended while its kernel was starting ({how}); it was removed.")
         finally:
             for task in (opening, ending):

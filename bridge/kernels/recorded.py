@@ -61,9 +61,9 @@ class _Recorded:
             action.tell(image_id=sandbox.image_id, container=sandbox.container)
             return sandbox
 
-    async def stop(self, name: str) -> bool:
+    async def stop(self, name: str, *, only: str | None = None) -> bool:
         with self._audit.action("stop", ending=True, kernel=_sandbox(name)) as action:
-            was_there = await self._launcher.stop(name)
+            was_there = await self._launcher.stop(name, only=only)
             if not was_there:
                 action.end("not there")
             return was_there

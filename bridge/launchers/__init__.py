@@ -147,10 +147,11 @@ class Launcher(Protocol):
         """
         ...
 
-    async def stop(self, name: str) -> bool:
+    async def stop(self, name: str, *, only: str | None = None) -> bool:
         """End the sandbox and remove all that belongs to it; False where there is none of that name.
 
-        Raises `NotOurs` for one that docker compose started.
+        With `only`, a `Sandbox.container`, another that has the name by now is left alone. Raises `NotOurs` for one
+        that docker compose started.
         """
         ...
 

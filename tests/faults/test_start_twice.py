@@ -11,8 +11,10 @@ import anyio
 import pytest
 
 from bridge.errors import LaunchError, NameTaken, NoSuchKernel
+from bridge.kernels.registry import Kernels
 from bridge.launchers import Sandbox
 from bridge.launchers.docker import DockerLauncher
+from bridge.policy import SandboxRequest, SandboxSpec, built_in
 from tests.faults.engines import SOON, AtRequest, Looker
 from tests.launchers.conftest import Client, make_spec
 
@@ -83,6 +85,37 @@ def test_of_two_that_stop_one_sandbox_neither_fails(looker: Looker) -> None:
         other.close()
 
     anyio.run(stop)
+
+
+def test_a_start_that_fails_once_another_has_taken_its_name_leaves_the_others_sandbox_alone(looker: Looker) -> None:
+    other, theirs = DockerLauncher(), list[Sandbox]()
+
+    class Taken(DockerLauncher):
+        """Its sandbox ends as soon as it is started, and somebody else sees that first."""
+
+        async def start(self, spec: SandboxSpec) -> Sandbox:
+            sandbox = await super().start(spec)
+            looker.end("kernel")
+            return sandbox
+
+        async def until_ended(self, name: str) -> None:
+            assert await other.stop(name) is True
+            theirs.append(await other.start(make_spec(name)))
+
+    async def start() -> None:
+        launcher = Taken()
+        kernels = Kernels(built_in(), lambda: launcher)
+        with pytest.raises(LaunchError, match=r"lab ended while its kernel was starting \(it was removed\)"):
+            await kernels.start_sandbox(SandboxRequest(name="lab"))
+        (found,) = await other.sandboxes()
+        assert (found.state, found.container) == ("running", theirs[0].container)
+        assert found.connection_file.exists()
+        assert await other.stop("lab", only=found.container) is True
+        await kernels.close()
+        other.close()
+
+    anyio.run(start)
+    assert looker.left() == []
 
 
 @pytest.mark.parametrize("network", ["isolated", "none", "open"])

@@ -82,11 +82,19 @@ class DockerLauncher:
             lifetime=lasting.by_age(lasting.limits(spec), started.started_at),
         )
 
-    async def stop(self, name: str) -> bool:
-        """End the sandbox and remove all that belongs to it; False where there is none of that name."""
+    async def stop(self, name: str, *, only: str | None = None) -> bool:
+        """End the sandbox and remove all that belongs to it; False where there is none of that name.
+
+        With `only`, its container's id, another that has the name by now is left alone.
+        """
         everything = await self._look(volumes=True)
         there = everything.of(owner.checked_name(name))
-        if not there.kernels() and (kernel := self._find(name, everything)):
+        if only:
+            kernel = next((each for each in there.kernels() if each.id == only), None)
+            if kernel is None:
+                return False
+            there = there.of_start(kernel.start)
+        elif not there.kernels() and (kernel := self._find(name, everything)):
             raise composed.not_ours(name, kernel.connection_file, "down")
         await removal.remove(self._engine, there)
         return bool(there.containers or there.volumes or there.networks)

@@ -47,6 +47,8 @@ class ConnectionInfo:
     """The notebook this kernel was started for, where a Jupyter server wrote it; never renewed."""
     supervised: bool = False
     """A field of ours: after every end its supervisor starts it again, on the same address with the same key."""
+    start: str | None = None
+    """A field of ours: which start of a sandbox it is of. No other in any engine has the same."""
 
     def url(self, port: int) -> str:
         """Return the ZMQ endpoint of one of the ports."""
@@ -188,7 +190,7 @@ def _checked(path: Path, content: dict[str, Any]) -> ConnectionInfo:
             f"The kernel of {path} encrypts its channels (CurveZMQ), which is not supported yet; start it without "
             "transport encryption."
         )
-    kernel_name, notebook = content.get("kernel_name"), content.get("jupyter_session")
+    kernel_name, notebook, start = (content.get(name) for name in ("kernel_name", "jupyter_session", "start"))
     return ConnectionInfo(
         transport=transport,
         ip=ip,
@@ -198,6 +200,7 @@ def _checked(path: Path, content: dict[str, Any]) -> ConnectionInfo:
         kernel_name=kernel_name if isinstance(kernel_name, str) and kernel_name else "python3",
         jupyter_session=notebook if isinstance(notebook, str) and notebook else None,
         supervised=content.get("supervised") is True,
+        start=start if isinstance(start, str) and start else None,
     )
 
 

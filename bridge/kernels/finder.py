@@ -89,7 +89,7 @@ class Finder:
         hosts = [each for each in found if each.path not in known]
         rows = await asyncio.gather(
             *(self._of_sandbox(each, connected) for each in sandboxes),
-            *(self._of_host(each, connected) for each in sorted(hosts, key=_may_lead_elsewhere)),
+            *(self._of_host(each, connected, trouble) for each in sorted(hosts, key=_may_lead_elsewhere)),
         )
         return rows, trouble
 
@@ -212,11 +212,14 @@ class Finder:
             return "", str(error)
         return channels.kernel, None
 
-    async def _of_host(self, kernel_file: KernelFile, connected: Collection[Path]) -> _Row:
+    async def _of_host(self, kernel_file: KernelFile, connected: Collection[Path], trouble: LaunchError | None) -> _Row:
         try:
             kernel, silent = await self._answer(files.checked(kernel_file, self._attach).info)
         except BridgeError as error:
             kernel, silent = "", str(error)
+        if silent and trouble and kernel_file.is_sandbox:
+            # an engine may let its containers live on while it does not run itself, with their ports closed
+            silent = "whether it has ended is known to its engine alone, which does not answer either"
         listing = Listing(
             name=kernel_file.name,
             kind="sandbox" if kernel_file.is_sandbox or kernel_file.info.supervised else "host",

@@ -62,7 +62,7 @@ class Sandbox:
     reaches: tuple[str, ...] = ()
     """The only hosts that it reaches, each with its port: `pypi.example.org:443`."""
     moved: bool = False
-    """The engine has changed the ports since its connection file was written."""
+    """Its connection file does not lead to it: the engine has changed the ports, or the file is another's by now."""
     composed: bool = False
     """It belongs to a docker compose project: only compose starts and ends it."""
     image_id: str | None = None

@@ -13,13 +13,14 @@ import anyio
 import pytest
 
 from bridge.connection import load
-from bridge.errors import BridgeError, EngineUnavailable, LaunchError
+from bridge.errors import BridgeError, EngineUnavailable, LaunchError, NameTaken
 from bridge.kernels.registry import Kernels
+from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers.docker import DockerLauncher, border, engine
 from bridge.policy import SandboxRequest, built_in
 from tests.engines import OtherEngine, load_image, other_engine
-from tests.faults.engines import SOON, AtRequest, Looker
-from tests.launchers.conftest import make_spec
+from tests.faults.engines import REAL, SOON, AtRequest, Looker
+from tests.launchers.conftest import Client, make_spec
 
 SHUT_DOWN = "or when the engine was shut down"
 
@@ -147,6 +148,8 @@ def test_where_the_engine_lets_containers_live_the_kernel_is_there_again_with_it
         failed = other.command("run", "lab", "-c", "print(x + 1)")
         assert failed.returncode == 3
         assert "does not run" in told(failed)
+        # its ports are closed meanwhile
+        assert "not answering: whether it has ended is known to its engine alone" in told(other.command("ls"))
         other.start("--live-restore")
         assert "lab  sandbox  alive  " in told(other.command("ls"))
         done = other.command("run", "lab", "-c", "print(x + 1)")
@@ -186,6 +189,55 @@ def test_where_the_engine_has_changed_the_ports_the_file_is_written_again_and_ls
         assert after.shell_port != before.shell_port
     assert "lab  sandbox  alive  " in told(other.command("ls"))
     assert other.command("stop", "lab").returncode == 0
+
+
+def test_of_two_engines_sandboxes_of_one_name_neither_takes_the_others_connection_file(
+    other: OtherEngine, runtime: Path
+) -> None:
+    file = runtime / "kernel-bridge-lab.json"
+
+    async def start(there: DockerLauncher) -> bytes:
+        # its sockets are seen from here, whatever network the engine has
+        client = Client((await there.start(make_spec("lab", network="none"))).connection_file)
+        await client.ready()
+        client.close()
+        return file.read_bytes()
+
+    async def both() -> None:
+        here, there = DockerLauncher(f"unix://{REAL}"), DockerLauncher(other.address)
+        theirs = await start(there)
+        with pytest.raises(NameTaken, match="leads to a kernel that runs and that this engine does not have"):
+            await here.start(make_spec("lab"))
+        assert file.read_bytes() == theirs
+        await there.stop("lab")
+
+        await here.start(make_spec("lab"))
+        ours = load(file)
+        file.unlink()  # so that the other engine finds the place free
+        theirs = await start(there)
+        (found,) = await here.sandboxes()
+        assert (found.state, found.moved) == ("running", True)
+        for act in (here.restore_connection_file("lab"), Sandboxes(lambda: here).ready("lab")):
+            with pytest.raises(LaunchError, match="leads to another kernel, which runs"):
+                await act
+        assert file.read_bytes() == theirs
+        await there.stop("lab")
+        assert not file.exists()
+        await here.restore_connection_file("lab")
+        assert load(file) == ours
+
+        await there.sweep()
+        assert load(file) == ours
+        file.unlink()
+        theirs = await start(there)
+        await here.stop("lab")
+        assert file.read_bytes() == theirs
+        await there.stop("lab")
+        assert list(runtime.iterdir()) == []
+        here.close()
+        there.close()
+
+    anyio.run(both)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -72,6 +72,42 @@ def test_a_start_and_its_first_answer_that_are_cancelled_at_any_request_leave_no
     assert looker.traces() == before
 
 
+# Is held up in the moment in which a file is written and has not got its name, and killed there.
+HALF_WRITTEN = """
+import os, signal, sys
+from pathlib import Path
+from bridge.replacing import replace
+def held_up(*_):
+    print("half written", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.replace = held_up
+replace(Path(sys.argv[1]), b"a key")
+"""
+
+
+@pytest.mark.parametrize("name", ["kernel-bridge-lab.json", ".kernel-bridge-lab.0123456789abcdef.starting"])
+def test_a_half_written_file_is_swept_once_whoever_wrote_it_has_ended(name: str, looker: Looker) -> None:
+    def swept() -> list[str]:
+        launcher = DockerLauncher()
+        anyio.run(launcher.sweep)
+        launcher.close()
+        return looker.left()
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_WRITTEN, looker.runtime / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writing:
+        assert writing.stdin is not None
+        assert writing.stdout is not None
+        assert writing.stdout.readline() == b"half written\n"
+        (draft,) = swept()
+        assert draft.endswith(".part")
+        assert (looker.runtime / draft).read_bytes() == b"a key"
+        writing.stdin.close()
+        assert writing.wait(SOON) == -signal.SIGKILL
+    assert swept() == []
+
+
 # Forks for each number that it reads, so that the interpreter's start is paid for once.
 KILLED = """
 import os, pickle, signal, sys

@@ -34,7 +34,7 @@ def orders(
     return json.dumps(said).encode() + b"\n"
 
 
-def over_sockets(key: str, directory: Path) -> ConnectionInfo:
+def over_sockets(key: str, directory: Path, start: str | None = None) -> ConnectionInfo:
     """Return the connection over the sockets `k-1` to `k-5` of a directory."""
     return ConnectionInfo(
         transport="ipc",
@@ -46,10 +46,11 @@ def over_sockets(key: str, directory: Path) -> ConnectionInfo:
         hb_port=5,
         key=key,
         supervised=True,
+        start=start,
     )
 
 
-def over_ports(key: str, ports: tuple[int, ...]) -> ConnectionInfo:
+def over_ports(key: str, ports: tuple[int, ...], start: str | None = None) -> ConnectionInfo:
     """Return the connection over the gateway's five ports."""
     shell, iopub, stdin, control, heartbeat = ports
     return ConnectionInfo(
@@ -62,6 +63,7 @@ def over_ports(key: str, ports: tuple[int, ...]) -> ConnectionInfo:
         hb_port=heartbeat,
         key=key,
         supervised=True,
+        start=start,
     )
 
 

@@ -182,13 +182,19 @@ class DockerLauncher:
         written = _written(kernel)
         key = written.key if written else await self._key_inside(name, kernel)
         if kernel.socket_directory:
-            info = connections.over_sockets(key, kernel.socket_directory)
+            info = connections.over_sockets(key, kernel.socket_directory, kernel.start)
         else:
             gateway = there.gateway(kernel)
             if gateway is None:
                 raise LaunchError(f"The gateway of sandbox {name} is lost too; bring it back first.")
             ports = verification.published_ports(await self._engine.container(gateway.id))
-            info = connections.over_ports(key, ports)
+            info = connections.over_ports(key, ports, kernel.start)
+        if not await removal.is_free(kernel.connection_file, kernel.start):
+            raise LaunchError(
+                f"{kernel.connection_file} leads to another kernel, which runs, as a sandbox {name} of another engine "
+                f"of yours. So that of sandbox {name} of this engine cannot be written again; its kernel still runs "
+                "and its variables are there. End the other one and try again."
+            )
         try:
             save(info, kernel.connection_file)
         except OSError as error:
@@ -376,20 +382,28 @@ def _state(kernel: Container, there: Inventory, inspected: Mapping[str, Any]) ->
     return "running" if gateway and gateway.state == "running" else "unreachable"
 
 
-def _written(kernel: Container) -> ConnectionInfo | None:
+def _there(kernel: Container) -> ConnectionInfo | None:
     try:
         return load(kernel.connection_file)
     except BadConnectionFile:
         return None
 
 
+def _written(kernel: Container) -> ConnectionInfo | None:
+    """Return what was written for this very sandbox: in another engine another may have its name, and so its file."""
+    there = _there(kernel)
+    return there if there and there.start == kernel.start else None
+
+
 def _has_moved(kernel: Container, there: Inventory) -> bool:
-    """Tell whether the gateway's ports are not those of the connection file; compose's are what its `.env` says."""
+    """Tell whether its connection file does not lead to its gateway; compose's has the ports that its `.env` says."""
     gateway = there.gateway(kernel)
-    if gateway is None or gateway.state != "running" or not gateway.ports or kernel.is_composed:
+    if gateway is None or gateway.state != "running" or kernel.is_composed:
         return False
-    written = _written(kernel)
-    return written is not None and connections.ports(written) != gateway.ports
+    found = _there(kernel)
+    if found is None:
+        return False
+    return found.start != kernel.start or bool(gateway.ports and connections.ports(found) != gateway.ports)
 
 
 def _none(name: str) -> NoSuchKernel:

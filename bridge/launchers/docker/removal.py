@@ -17,12 +17,13 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from bridge.connection import load, runtime_directory
+from bridge.connection import ConnectionInfo, load, runtime_directory
 from bridge.errors import BadConnectionFile, LaunchError
 from bridge.launchers.docker import places, underway, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.launchers.docker.owner import FILE_PREFIX, connection_file_name
+from bridge.replacing import DRAFT
 
 CLEAN_UP = 60.0
 """Seconds that a clean-up may take after a failure or a cancellation; usual is a quarter of one."""
@@ -86,6 +87,7 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
     await remove(engine, there.leftovers())
     # A file is written after its container was made: what no later listing claims is nobody's.
     files = list(runtime_directory().glob(f"{FILE_PREFIX}*.json"))
+    drafts = list(runtime_directory().glob(f".{FILE_PREFIX}*{DRAFT}"))
     marks = list(runtime_directory().glob(f".{FILE_PREFIX}*{underway.SUFFIX}"))
     there = await look(engine, who, volumes=False)
     used = [*there.containers, *there.others]
@@ -94,20 +96,26 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
         _sweep_host,
         [path for path in files if path not in {each.connection_file for each in used}],
         [path for path in marks if path not in marked],
+        drafts,
         {each.socket_directory for each in used if each.socket_directory},
     )
 
 
 def remove_connection_file(kernel: Container, there: Inventory) -> None:
-    """Remove a sandbox's connection file, unless another owner's sandbox has taken its place."""
+    """Remove a sandbox's connection file, unless another's has taken its place: an owner's or an engine's."""
     path = kernel.connection_file
-    if path.name == connection_file_name(kernel.name) and not any(
-        each.connection_file == path for each in there.others
-    ):
-        with contextlib.suppress(OSError):
+    if path.name != connection_file_name(kernel.name) or any(each.connection_file == path for each in there.others):
+        return
+    with contextlib.suppress(OSError):
+        if _is_its(path, kernel.start):
             path.unlink()
-        with contextlib.suppress(OSError):
-            underway.path(path, kernel.start).unlink()
+    with contextlib.suppress(OSError):
+        underway.path(path, kernel.start).unlink()
+
+
+async def is_free(connection_file: Path, *starts: str) -> bool:
+    """Tell whether one of these starts may write a connection file: no kernel of another is reached by it."""
+    return await anyio.to_thread.run_sync(_is_free, connection_file, starts)
 
 
 async def _end(engine: Engine, kernel: Container) -> None:
@@ -147,7 +155,12 @@ async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
     return failures
 
 
-def _sweep_host(files: list[Path], marks: list[Path], used_directories: set[Path]) -> None:
+def _sweep_host(files: list[Path], marks: list[Path], drafts: list[Path], used_directories: set[Path]) -> None:
+    for path in drafts:
+        with contextlib.suppress(OSError):
+            if (lock := underway.hold(path)) is not None:
+                path.unlink(missing_ok=True)
+                os.close(lock)
     for path in marks:
         if underway.is_held(path) is False:
             with contextlib.suppress(OSError):
@@ -160,12 +173,31 @@ def _sweep_host(files: list[Path], marks: list[Path], used_directories: set[Path
         places.remove_socket_directory(directory)
 
 
-def _is_stale(path: Path) -> bool:
-    """Tell whether nobody listens behind an unclaimed connection file; it may be another engine's sandbox's."""
+def _is_its(path: Path, start: str) -> bool:
+    """Tell whether a connection file is of a start, or of nobody's, as it cannot be read."""
+    try:
+        return load(path).start == start
+    except BadConnectionFile:
+        return True
+
+
+def _is_free(path: Path, starts: tuple[str, ...]) -> bool:
     try:
         info = load(path)
     except BadConnectionFile:
+        return True
+    return info.start in starts or _leads_nowhere(info)
+
+
+def _is_stale(path: Path) -> bool:
+    """Tell whether nobody listens behind an unclaimed connection file; it may be another engine's sandbox's."""
+    try:
+        return _leads_nowhere(load(path))
+    except BadConnectionFile:
         return False
+
+
+def _leads_nowhere(info: ConnectionInfo) -> bool:
     if info.transport == "ipc":
         return not places.listens(Path(f"{info.ip}-{info.hb_port}"))
     if not info.is_loopback():

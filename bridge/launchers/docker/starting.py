@@ -179,6 +179,11 @@ class _Start:
                 f"Another owner's sandbox {spec.name} uses {connection_file}. Nothing was started. Choose another "
                 "name, or set JUPYTER_RUNTIME_DIR to a directory of your own."
             )
+        if not await removal.is_free(connection_file, *(each.start for each in there.kernels())):
+            raise NameTaken(
+                f"{connection_file} leads to a kernel that runs and that this engine does not have, as a sandbox "
+                f"{spec.name} of another engine of yours. Nothing was started. Choose another name, or end that one."
+            )
         if holder := next((each for each in there.composed if each.name == spec.name), None):
             raise NameTaken(
                 f"A docker compose project's kernel is named {spec.name} already ({holder.connection_file}). Nothing "
@@ -315,8 +320,8 @@ class _Start:
 
     def _connection(self, key: str, gateway: Mapping[str, Any]) -> ConnectionInfo:
         if self.socket_directory:
-            return connections.over_sockets(key, self.socket_directory)
-        return connections.over_ports(key, verification.published_ports(gateway))
+            return connections.over_sockets(key, self.socket_directory, self._number)
+        return connections.over_ports(key, verification.published_ports(gateway), self._number)
 
     async def explain(self, error: BaseException) -> LaunchError | PolicyNotEnforceable | None:
         """Where the kernel's container ended meanwhile, that is the reason, and not what it made fail."""

@@ -11,6 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from bridge.replacing import put
+
 SUFFIX = ".starting"
 
 
@@ -21,13 +23,9 @@ class Mark:
         self._path = path(connection_file, start)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # locked before it has its name, so that nobody ever sees it unlocked
-        draft = self._path.with_suffix(".part")
-        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._handle = hold(draft)
-        if self._handle is None:
-            draft.unlink()  # without locks here its age tells
-        else:
-            draft.rename(self._path)
+        self._handle, locked = put(self._path)
+        if not locked:
+            self._path.unlink()  # without locks here its age tells
 
     def remove(self) -> None:
         """Say that the start is no longer under way and that nothing of it is left half made."""
@@ -36,8 +34,7 @@ class Mark:
 
     def close(self) -> None:
         """Let go of it; where it was not removed, the start was cut short."""
-        if self._handle is not None:
-            os.close(self._handle)
+        os.close(self._handle)
 
 
 def path(connection_file: Path, start: str) -> Path:

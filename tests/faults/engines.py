@@ -37,15 +37,19 @@ _ANSWERS = {
 }
 
 
+# what a request's path has of the one container, image or volume that is meant
+_OF_ONE = "[0-9a-f]{64}|(?<=/images/).+(?=/json)|(?<=/volumes/).+"
+
+
 class Front:
     """A socket that passes all requests on to an engine, but one or more: what becomes of those is the fault."""
 
     def __init__(self, path: Path, behind: Path = REAL) -> None:
         self.address = f"unix://{path}"
         self.asked: list[str] = []
-        """What came since the last `fail` or `heal`, e.g. `POST /containers/create`."""
+        """Each kind of request that has come, once, e.g. `POST /containers/ID/start`."""
         self._behind = behind
-        self._numbers, self._fault = range(0), ""
+        self._kind, self._fault, self._for_good, self._failed = "", "", False, False
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -54,17 +58,9 @@ class Front:
         self._listener.listen(64)
         self._begin(self._accept)
 
-    def fail(self, number: int, fault: Fault, *, for_good: bool = False) -> None:
-        """Have something become of the nth request from now on, or of all from that one on."""
-        with self._lock:
-            self.asked.clear()
-            self._numbers, self._fault = range(number, 1_000_000 if for_good else number + 1), fault
-
-    def heal(self) -> None:
-        """Pass everything on again."""
-        with self._lock:
-            self.asked.clear()
-            self._numbers = range(0)
+    def fail(self, kind: str, fault: Fault, *, for_good: bool = False) -> None:
+        """Have something become of the first request of a kind, or of that and of all that come after it."""
+        self._kind, self._fault, self._for_good = kind, fault, for_good
 
     def __enter__(self) -> Self:
         return self
@@ -117,10 +113,16 @@ class Front:
             _shut(client)
 
     def _fault_of(self, head: bytes) -> str:
+        method, path = head.decode().split(" ")[:2]
+        kind = f"{method} {re.sub(_OF_ONE, 'ID', re.sub('^/v[0-9.]+|[?].*', '', path))}"
         with self._lock:
-            method, path = head.split(b" ")[:2]
-            self.asked.append(f"{method.decode()} {re.sub('^/v[0-9.]+|[?].*', '', path.decode())}")
-            return self._fault if len(self.asked) in self._numbers else ""
+            first = kind not in self.asked
+            if first:
+                self.asked.append(kind)
+            if (first and kind == self._kind) or (self._failed and self._for_good):
+                self._failed = True
+                return self._fault
+            return ""
 
 
 def _answer(engine: socket.socket, client: socket.socket, fault: list[str]) -> None:

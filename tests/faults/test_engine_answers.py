@@ -1,4 +1,4 @@
-"""An engine that hangs, breaks off or talks nonsense, at each request of all that is asked of it.
+"""An engine that hangs, breaks off or talks nonsense, at each kind of request of all that is asked of it.
 
 A socket stands before the real engine and lets one request after the other go wrong: such engines cannot be made.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,155 +39,167 @@ async def start(launcher: DockerLauncher, name: str = "lab", network: str = "iso
     return await launcher.start(make_spec(name, network=network, policy={"network": network, "max_running": 60}))
 
 
-async def counted(directory: Path, network: str) -> int:
-    """Return of how many requests a start consists when nothing goes wrong."""
+async def steps(directory: Path, network: str) -> list[str]:
+    """Return of which kinds of requests a start consists when nothing goes wrong."""
     with Front(directory / "front") as front:
         launcher = DockerLauncher(front.address)
         await start(launcher, network=network)
         launcher.close()
-        steps = len(front.asked)
     well = DockerLauncher()
     await well.stop("lab")
     well.close()
-    return steps
+    return front.asked
 
 
-async def at_once(numbers: range, one: Callable[[int], Awaitable[None]]) -> None:
-    """Do it for each number, a few at the same time: most of it is waiting."""
-    free = asyncio.Semaphore(5)
+async def at_once(rows: Iterable[tuple[Any, ...]], one: Callable[..., Awaitable[None]]) -> None:
+    """Do it for each row, some at the same time: most of it is waiting."""
+    free = asyncio.Semaphore(8)
 
-    async def turn(number: int) -> None:
+    async def turn(row: tuple[Any, ...]) -> None:
         async with free:
-            await one(number)
+            await one(*row)
 
-    await asyncio.gather(*map(turn, numbers))
+    await asyncio.gather(*map(turn, rows))
 
 
 @pytest.mark.parametrize(
-    ("fault", "network", "stride"),
+    ("fault", "network"),
     [
-        ("silent", "isolated", 1),
-        ("silent once done", "none", 1),
-        ("breaks off", "open", 1),
-        ("refuses", "isolated", 1),
-        ("says no HTTP", "none", 3),
-        ("says no JSON", "isolated", 3),
-        ("says null", "none", 2),
+        ("silent", "isolated"),
+        ("silent once done", "none"),
+        ("breaks off", "open"),
+        ("refuses", "isolated"),
+        ("says no HTTP", "none"),
+        ("says no JSON", "isolated"),
+        ("says null", "none"),
     ],
 )
 def test_a_start_of_which_one_request_goes_wrong_says_so_in_time_and_leaves_nothing(
-    fault: Fault, network: str, stride: int, looker: Looker, tmp_path: Path
+    fault: Fault, network: str, looker: Looker, tmp_path: Path
 ) -> None:
-    told: dict[int, str] = {}
+    """One of each kind: what two of a kind differ in is the container, and what is made of the answer is the same."""
+    told: dict[str, str] = {}
 
-    async def one(number: int) -> None:
+    async def one(number: int, kind: str) -> None:
         name, began = f"lab-{number}", time.monotonic()
         with Front(tmp_path / str(number)) as front:
             launcher = DockerLauncher(front.address)
-            front.fail(number, fault)
+            front.fail(kind, fault)
             # what an engine says to some requests tells nothing, so nobody reads it
             with contextlib.suppress(LaunchError):
                 try:
                     await start(launcher, name, network)
                     await launcher.stop(name)
                 except LaunchError as error:
-                    told[number] = str(error)
+                    told[kind] = str(error)
                     raise
             launcher.close()
-        assert time.monotonic() - began < SOON, told[number]
+        assert time.monotonic() - began < SOON, told[kind]
         left = [each for each in looker.left() if f"-{name}." in each or f".{name}." in each]
         # the lock's file, where the engine may have done it later
-        assert [each for each in left if not each.endswith(".starting")] == [], told[number]
+        assert [each for each in left if not each.endswith(".starting")] == [], told[kind]
 
-    async def each_request() -> int:
-        steps = await counted(tmp_path, network)
-        await at_once(range(1, steps + 1, stride), one)
+    async def each_kind() -> list[str]:
+        kinds = await steps(tmp_path, network)
+        await at_once(enumerate(kinds), one)
         well = DockerLauncher()
         await well.sweep()
         well.close()
-        return steps
+        return kinds
 
     before = looker.traces()
-    steps = anyio.run(each_request)
+    kinds = anyio.run(each_kind)
     assert looker.traces() == before
-    assert len(told) > steps / stride / 2
+    assert len(kinds) >= 10
+    assert len(told) > len(kinds) / 2
     assert all("engine" in each or "The container" in each for each in told.values()), told
 
 
 def test_an_engine_that_hangs_for_good_from_any_request_of_a_start_on_is_told_in_time_and_swept_once_it_answers(
     looker: Looker, tmp_path: Path
 ) -> None:
-    async def one(number: int) -> None:
+    async def one(number: int, kind: str) -> None:
         name, began = f"lab-{number}", time.monotonic()
         with Front(tmp_path / str(number)) as front:
             launcher = DockerLauncher(front.address)
-            front.fail(number, "silent once done", for_good=True)
+            front.fail(kind, "silent once done", for_good=True)
             with pytest.raises(LaunchError, match=rf"within {PATIENCE:g} s"):
                 await start(launcher, name)
             # the request, why it failed, and what should have undone it: each has an end
             assert time.monotonic() - began < SOON
             launcher.close()
 
-    async def each_request() -> None:
-        steps = await counted(tmp_path, "isolated")
-        await at_once(range(1, steps + 1), one)
+    async def each_kind() -> None:
+        kinds = await steps(tmp_path, "isolated")
+        await at_once(enumerate(kinds), one)
         assert looker.left() != []
         well = DockerLauncher()
         # what could not be undone holds neither its name nor anything else
-        await start(well, f"lab-{steps - 1}")
-        assert [each.name for each in await well.sandboxes() if each.state != "ended"] == [f"lab-{steps - 1}"]
-        await well.stop(f"lab-{steps - 1}")
+        name = f"lab-{len(kinds) - 1}"
+        await start(well, name)
+        assert [each.name for each in await well.sandboxes() if each.state != "ended"] == [name]
+        await well.stop(name)
         await well.sweep()
         well.close()
 
     before = looker.traces()
-    anyio.run(each_request)
+    anyio.run(each_kind)
     assert looker.traces() == before
 
 
-ACTS: dict[str, Callable[[DockerLauncher], Awaitable[object]]] = {
-    "ls": lambda launcher: launcher.sandboxes(),
-    "interrupt": lambda launcher: launcher.interrupt_kernel("lab"),
-    "restart": lambda launcher: launcher.restart_kernel("lab"),
-    "last ending": lambda launcher: launcher.last_ending("lab"),
-    "log": lambda launcher: launcher.log("lab"),
-    "sweep": lambda launcher: launcher.sweep(),
-    "stop": lambda launcher: launcher.stop("lab"),
+# What only looks, and then what ends something, each with a sandbox of its own.
+ACTS: dict[str, Callable[[DockerLauncher, str], Awaitable[object]]] = {
+    "ls": lambda launcher, _: launcher.sandboxes(),
+    "sweep": lambda launcher, _: launcher.sweep(),
+    "log": lambda launcher, name: launcher.log(name),
+    "interrupt": lambda launcher, name: launcher.interrupt_kernel(name),
+    "restart": lambda launcher, name: launcher.restart_kernel(name),
+    "stop": lambda launcher, name: launcher.stop(name),
 }
 
 
-@pytest.mark.parametrize("act", ACTS)
 def test_an_engine_that_hangs_at_any_request_of_an_act_is_told_in_time_and_the_act_can_be_done_again(
-    act: str, looker: Looker, tmp_path: Path
+    looker: Looker, tmp_path: Path
 ) -> None:
-    async def one(number: int) -> None:
+    """Of each act the kinds of requests that none before it has."""
+
+    async def one(number: int, act: str, kind: str) -> None:
+        well, name = DockerLauncher(), f"lab-{number}" if act == "stop" else "lab"
+        if act == "stop":
+            await start(well, name)
         began = time.monotonic()
         with Front(tmp_path / str(number)) as front:
             launcher = DockerLauncher(front.address)
-            front.fail(number, "silent")
+            front.fail(kind, "silent")
             with pytest.raises(EngineUnavailable, match=rf"within {PATIENCE:g} s"):
-                await ACTS[act](launcher)
+                await ACTS[act](launcher, name)
             launcher.close()
         assert time.monotonic() - began < SOON
+        if act == "stop":
+            await well.stop(name)
+        else:
+            await ACTS[act](well, name)
+        well.close()
 
-    async def each_request() -> None:
-        well = DockerLauncher()
+    async def each_kind() -> None:
+        well, rows, seen = DockerLauncher(), [], set[str]()
         await start(well)
-        with Front(tmp_path / "front") as front:
-            launcher = DockerLauncher(front.address)
-            await ACTS[act](launcher)
-            launcher.close()
-            steps = len(front.asked)
-        if act == "stop":  # what comes last is not there any more for those that come first
-            await start(well)
-            steps = 4
-        await at_once(range(1, steps + 1), one)
+        for act, do in ACTS.items():
+            with Front(tmp_path / act) as front:
+                launcher = DockerLauncher(front.address)
+                await do(launcher, "lab")
+                launcher.close()
+            rows += [(act, kind) for kind in front.asked if kind not in seen]
+            seen.update(front.asked)
+        assert {act for act, _ in rows} == {"ls", "sweep", "log", "interrupt", "stop"}
+        await start(well)
+        await at_once(((number, *row) for number, row in enumerate(rows)), one)
         assert await well.stop("lab") is True
         assert await well.stop("lab") is False
         well.close()
 
     before = looker.traces()
-    anyio.run(each_request)
+    anyio.run(each_kind)
     assert looker.traces() == before
 
 
@@ -195,10 +207,12 @@ def test_host_kernels_do_not_wait_for_an_engine_that_hangs(
     looker: Looker, tmp_path: Path, host_kernel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandboxes, "PATIENCE", 0.5)
+    monkeypatch.setattr(engine, "REQUEST_TIMEOUT", 1.0)
+    monkeypatch.setattr(border, "REQUEST_TIMEOUT", 1.0)
 
     async def use(front: Front) -> None:
         kernels = Kernels(built_in(), lambda: DockerLauncher(front.address))
-        front.fail(1, "silent", for_good=True)
+        front.fail("GET /version", "silent", for_good=True)
         began = time.monotonic()
         (listed,), trouble = await kernels.listing()
         assert (listed.kind, listed.state) == ("host", "alive")

@@ -102,6 +102,9 @@ class OtherEngine:
     def send(self, number: int) -> None:
         """Send the engine's own process a signal."""
         os.kill(self._process(), number)
+        if number == signal.SIGCONT:
+            assert self._engine is not None
+            self._engine.send_signal(number)  # nsenter has stopped itself with what it started
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """End the engine's process by a signal and wait until it is gone; containers may live on."""

@@ -165,7 +165,9 @@ class AtRequest:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._engine: Engine | None = None
-        self._number, self._done, self._asked = 0, False, 0
+        self._number, self._done = 0, False
+        self.asked = 0
+        """How often it was asked since that was chosen."""
         self._act: Callable[[], object] = lambda: None
         self._counting = threading.Lock()
         request = Engine._request
@@ -184,13 +186,13 @@ class AtRequest:
 
     def set(self, launcher: DockerLauncher, number: int, act: Callable[[], object], *, done: bool = False) -> None:
         """Choose the launcher and the request, counted from now on, and what is to happen."""
-        self._engine, self._asked = launcher._engine, 0
+        self._engine, self.asked = launcher._engine, 0
         self._number, self._act, self._done = number, act, done
 
     def _count(self) -> int:
         with self._counting:
-            self._asked += 1
-            return self._asked
+            self.asked += 1
+            return self.asked
 
 
 class Looker:

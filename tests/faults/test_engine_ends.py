@@ -1,7 +1,11 @@
-"""An engine that is stopped, killed, frozen and started again: before, during and after a start, and under a kernel."""
+"""An engine that is stopped, killed, frozen and started again: before, during and after a start, and under a kernel.
+
+And one whose disk is full: it has a small one, on which our image and little else has room.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import threading
@@ -27,16 +31,17 @@ SHUT_DOWN = "or when the engine was shut down"
 
 @pytest.fixture(scope="module")
 def loaded(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
-    with other_engine(tmp_path_factory.mktemp("engine")) as engine:
+    with other_engine(tmp_path_factory.mktemp("engine"), size="600m") as engine:
         load_image(engine, image)
         yield engine
 
 
 @pytest.fixture
 def other(loaded: OtherEngine, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEngine]:
-    """The second engine, which runs at the beginning of each test and of which nothing is left at its end."""
+    """The second engine, which runs at the beginning and the end of each test and has nothing left of it then."""
     monkeypatch.setenv("KERNEL_BRIDGE_DOCKER_HOST", loaded.address)
-    loaded.end()  # whatever the test before has done to it
+    if loaded.runs:
+        loaded.end()  # whatever the test before has done to it
     loaded.start()
     yield loaded
     if not loaded.runs:
@@ -134,9 +139,8 @@ def test_a_bridge_that_is_connected_when_the_engine_is_restarted_says_what_becam
     anyio.run(connected)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_where_the_engine_lets_containers_live_the_kernel_is_there_again_with_its_variables_and_its_ports(
-    how: signal.Signals, other: OtherEngine, runtime: Path
+    other: OtherEngine, runtime: Path
 ) -> None:
     other.end()
     other.start("--live-restore")
@@ -144,21 +148,20 @@ def test_where_the_engine_lets_containers_live_the_kernel_is_there_again_with_it
         assert other.command("up", "lab").returncode == 0
         assert other.command("run", "lab", "-c", "x = 41").returncode == 0
         before = load(runtime / "kernel-bridge-lab.json")
-        other.end(how)
-        failed = other.command("run", "lab", "-c", "print(x + 1)")
-        assert failed.returncode == 3
-        assert "does not run" in told(failed)
-        # its ports are closed meanwhile
-        assert "not answering: whether it has ended is known to its engine alone" in told(other.command("ls"))
-        other.start("--live-restore")
-        assert "lab  sandbox  alive  " in told(other.command("ls"))
-        done = other.command("run", "lab", "-c", "print(x + 1)")
-        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-        assert load(runtime / "kernel-bridge-lab.json") == before
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            other.end(how)
+            failed = other.command("run", "lab", "-c", "print(x + 1)")
+            assert failed.returncode == 3
+            assert "does not run" in told(failed)
+            # its ports are closed meanwhile
+            assert "not answering: whether it has ended is known to its engine alone" in told(other.command("ls"))
+            other.start("--live-restore")
+            assert "lab  sandbox  alive  " in told(other.command("ls"))
+            done = other.command("run", "lab", "-c", "print(x + 1)")
+            assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+            assert load(runtime / "kernel-bridge-lab.json") == before
         # such an engine counts who uses a volume wrongly, until it is started once more: that is no failure
-        stopped = other.command("stop", "lab")
-        assert stopped.returncode == 0, stopped.stderr
-        for act in ("up", "stop"):
+        for act in ("stop", "up", "stop"):
             done = other.command(act, "lab")
             assert done.returncode == 0, done.stderr
     finally:
@@ -245,7 +248,8 @@ def test_an_engine_that_ends_within_a_start_is_told_and_what_is_left_goes_with_t
     how: signal.Signals, other: OtherEngine, looker: Looker, at_request: AtRequest
 ) -> None:
     async def steps() -> None:
-        for number in (2, 4, 6, 9) if how == signal.SIGTERM else (2, 4):
+        # as it is looked at, as the name is claimed, as the containers are made, and as they are looked into
+        for number in (4, 9) if how == signal.SIGTERM else (2, 6):
             launcher = DockerLauncher()
             ended = threading.Event()
 
@@ -268,3 +272,29 @@ def test_an_engine_that_ends_within_a_start_is_told_and_what_is_left_goes_with_t
             assert Looker(launcher.owner, looker.runtime, other.address).left() == []
 
     anyio.run(steps)
+
+
+def test_an_engine_whose_disk_is_full_fails_a_start_with_its_words_and_nothing_is_left(
+    other: OtherEngine, looker: Looker
+) -> None:
+    filler = Path(f"/proc/{other.pid}/root/run/data/filler")
+
+    async def start() -> None:
+        launcher = DockerLauncher()
+        with pytest.raises(LaunchError, match="no space left on device"):
+            await launcher.start(make_spec("lab"))
+        await launcher.sweep()
+        assert Looker(launcher.owner, looker.runtime, other.address).left() == []
+        filler.unlink()
+        await launcher.start(make_spec("lab"))
+        await launcher.stop("lab")
+        launcher.close()
+
+    try:
+        with filler.open("wb", buffering=0) as full, contextlib.suppress(OSError):
+            while full.write(bytes(1 << 16)):
+                pass
+        anyio.run(start)
+    finally:
+        filler.unlink(missing_ok=True)
+    assert Looker(looker.whose, looker.runtime, other.address).left() == []

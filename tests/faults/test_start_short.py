@@ -1,4 +1,4 @@
-"""A start for which something is missing or full: the image, a port, either disk."""
+"""A start for which something is missing or full: the image, a port, the disk on this side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from bridge.connection import load
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import DockerLauncher
-from tests.engines import OtherEngine, load_image, other_engine
 from tests.faults.engines import AtRequest, Looker
 from tests.launchers.conftest import Client, make_spec
 
@@ -155,35 +154,3 @@ def test_a_port_that_somebody_took_keeps_a_lost_gateway_away_until_it_is_free_an
 
     anyio.run(revive)
     assert looker.left() == []
-
-
-@pytest.fixture
-def small(image: str, tmp_path: Path, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEngine]:
-    """An engine with a small disk, on which our image and little else has room."""
-    with other_engine(tmp_path, size="400m") as engine:
-        load_image(engine, image)
-        monkeypatch.setenv("KERNEL_BRIDGE_DOCKER_HOST", engine.address)
-        yield engine
-
-
-def test_an_engine_whose_disk_is_full_fails_a_start_with_its_words_and_nothing_is_left(
-    small: OtherEngine, looker: Looker
-) -> None:
-    filler = Path(f"/proc/{small.pid}/root/run/data/filler")
-
-    async def start() -> None:
-        launcher = DockerLauncher()
-        with pytest.raises(LaunchError, match="no space left on device"):
-            await launcher.start(make_spec("lab"))
-        await launcher.sweep()
-        assert Looker(launcher.owner, looker.runtime, small.address).left() == []
-        filler.unlink()
-        await launcher.start(make_spec("lab"))
-        await launcher.stop("lab")
-        launcher.close()
-
-    with filler.open("wb", buffering=0) as full, contextlib.suppress(OSError):
-        while full.write(bytes(1 << 16)):
-            pass
-    anyio.run(start)
-    assert Looker(looker.whose, looker.runtime, small.address).left() == []

@@ -21,10 +21,11 @@ test: $(VENV)/ready  ## everything but the benchmarks
 	$(MAKE) lint
 	$(BIN)/pytest tests --durations=8
 
-soak: $(VENV)/ready  ## an hour of mixed load; its figures are written to tests/soak/RESULT.md
+soak: $(VENV)/ready  ## an hour of mixed load, its figures written to tests/soak/RESULT.md, and 200 starts and stops
 	@ENGINE=required .ci/engine.sh
 	@.ci/image.sh $(IMAGE)
 	$(BIN)/python -m tests.soak
+	KERNEL_BRIDGE_TEST_CYCLES=200 $(BIN)/pytest -s tests/faults/test_cycles.py
 
 check: lint unit  ## what is quick: lint, types, unit tests
 

@@ -253,7 +253,9 @@ class Channels:
             if not self._closed or (task is not None and task.cancelling()):
                 raise
             # pyzmq cancels whoever waits for a socket that is closed
-            raise KernelNotResponding(f"The connection to the kernel at {self._where()} is lost.") from None
+            raise KernelNotResponding(
+                f"The connection to the kernel at {self._where()} is lost. Nothing was executed."
+            ) from None
 
     async def _pump(self, channel: Channel, nonce: bytes) -> None:
         socket, backlog = self._sockets[channel], Backlog(_head)

@@ -123,7 +123,7 @@ def test_a_start_that_fails_once_another_has_taken_its_name_leaves_the_others_sa
     [
         ("isolated", 2),  # of two requests of one kind, for the kernel's container and for the gateway's, one
         # the requests are the same but for the network
-        ("none", 5),
+        ("none", 3),
         ("open", 3),
     ],
 )
@@ -157,7 +157,9 @@ def test_what_is_stopped_by_another_while_it_is_being_started_ends_with_nothing_
         await one.stop("lab")
         one.close()
         other.close()
-        assert any("was stopped while it was being started" in each for each in told), told
+        assert told
+        if stride < 3:  # what fails in the moment in which the other begins is told as that
+            assert any("was stopped while it was being started" in each for each in told), told
 
     anyio.run(each_request)
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import anyio
@@ -206,8 +206,7 @@ def test_of_two_engines_sandboxes_of_one_name_neither_takes_the_others_connectio
         client.close()
         return file.read_bytes()
 
-    async def both() -> None:
-        here, there = DockerLauncher(f"unix://{REAL}"), DockerLauncher(other.address)
+    async def both(here: DockerLauncher, there: DockerLauncher) -> None:
         theirs = await start(there)
         with pytest.raises(NameTaken, match="leads to a kernel that runs and that this engine does not have"):
             await here.start(make_spec("lab"))
@@ -237,10 +236,17 @@ def test_of_two_engines_sandboxes_of_one_name_neither_takes_the_others_connectio
         assert file.read_bytes() == theirs
         await there.stop("lab")
         assert list(runtime.iterdir()) == []
-        here.close()
-        there.close()
 
-    anyio.run(both)
+    async def ended(both: Coroutine[None, None, None], *launchers: DockerLauncher) -> None:
+        try:
+            await both
+        finally:
+            for each in launchers:  # the one here is nobody else's to clean up
+                await each.stop("lab")
+                each.close()
+
+    here, there = DockerLauncher(f"unix://{REAL}"), DockerLauncher(other.address)
+    anyio.run(ended, both(here, there), here, there)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

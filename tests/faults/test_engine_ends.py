@@ -128,7 +128,7 @@ def test_a_bridge_that_is_connected_when_the_engine_is_restarted_says_what_becam
         with pytest.raises(BridgeError, match="All its variables are lost") as over:
             await kernels.execute("print(x)", timeout=SOON)
         assert SHUT_DOWN in str(over.value)
-        assert "start_sandbox starts another" in str(over.value)
+        assert "`kernel-bridge up lab` starts another" in str(over.value)
         await kernels.start_sandbox(SandboxRequest(name="lab", network="none"))
         outcome = await kernels.execute("print(6 * 7)", timeout=SOON)
         assert outcome.result is not None

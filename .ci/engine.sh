@@ -127,8 +127,9 @@ start_engine() {
       give_up "systemctl start docker failed; see: journalctl -u docker"
   else
     say "starting dockerd in the background, its log is $LOG"
+    # It outlives this session, in whose own directory its shim would go on to put the files of each exec.
     # shellcheck disable=SC2086  # the command may have arguments
-    setsid $DOCKERD >"$LOG" 2>&1 </dev/null &
+    setsid env -u XDG_RUNTIME_DIR -u TMPDIR $DOCKERD >"$LOG" 2>&1 </dev/null &
     started=$!
   fi
   await_engine

@@ -79,8 +79,12 @@ class OtherEngine:
         with contextlib.closing(docker.DockerClient(self.address, timeout=60)) as client:
             yield client
 
-    def start(self, *more: str) -> None:
-        """Start the engine's process and wait until it listens; `more` are options for this time."""
+    def start(self, *more: str, **environment: str) -> None:
+        """Start the engine's process and wait until it listens; `more` are options for this time.
+
+        Of our environment it has the way to its programs alone, as from a service manager: it outlives the test that
+        starts it, and its shim would go on to put each exec's files into that test's XDG_RUNTIME_DIR.
+        """
         data = ["--data-root=/run/data", f"--host={self.address}"]
         # a killed one leaves its own, and the number in it may be another process's by now
         Path(f"/proc/{self.pid}/root/run/docker.pid").unlink(missing_ok=True)
@@ -91,6 +95,7 @@ class OtherEngine:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={"PATH": os.environ["PATH"], **environment},
             )
         end = time.monotonic() + SOON
         while not listens(self.socket):

@@ -108,6 +108,18 @@ def test_an_installed_engine_that_has_ended_is_started_again(run: Run, refusing_
     assert "started" in asked(tmp_path)
 
 
+def test_an_engine_that_is_started_has_no_directory_of_the_session_that_it_outlives(
+    run: Run, stubs: Stubs, tmp_path: Path
+) -> None:
+    stubs(
+        "start-engine",
+        f'echo "started in ${{XDG_RUNTIME_DIR-}}${{TMPDIR-}}" >>{tmp_path}/asked; touch {tmp_path}/answers',
+    )
+    done = run(ENGINE_DOCKERD="start-engine", XDG_RUNTIME_DIR="/run/user/0", TMPDIR="/tmp/session")
+    assert done.returncode == 0, done.stderr
+    assert "started in \n" in asked(tmp_path)
+
+
 def test_where_there_is_no_sign_of_an_engine_the_distributions_own_is_installed_and_started(
     run: Run, stubs: Stubs, tmp_path: Path
 ) -> None:

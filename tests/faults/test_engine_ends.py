@@ -40,9 +40,8 @@ def loaded(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oth
 def other(loaded: OtherEngine, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEngine]:
     """The second engine, which runs at the beginning and the end of each test and has nothing left of it then."""
     monkeypatch.setenv("KERNEL_BRIDGE_DOCKER_HOST", loaded.address)
-    if loaded.runs:
-        loaded.end()  # whatever the test before has done to it
-    loaded.start()
+    if not loaded.runs:
+        loaded.start()
     yield loaded
     if not loaded.runs:
         loaded.start()
@@ -278,6 +277,22 @@ def test_an_engine_that_ends_within_a_start_is_told_and_what_is_left_goes_with_t
             assert Looker(launcher.owner, looker.runtime, other.address).left() == []
 
     anyio.run(steps)
+
+
+def test_an_engine_that_can_run_nothing_in_a_container_fails_a_start_with_its_words_and_nothing_is_left(
+    other: OtherEngine, looker: Looker
+) -> None:
+    other.end()
+    other.start(XDG_RUNTIME_DIR="/nowhere")  # where its shim puts what it tells runc of each exec
+    try:
+        done = other.command("up", "lab")
+        assert done.returncode == 3
+        assert "the engine could run nothing in it (OCI runtime exec failed: open /nowhere/runc-process" in told(done)
+        assert "See the engine's log" in told(done)
+        assert Looker(looker.whose, looker.runtime, other.address).left() == []
+    finally:
+        other.end()
+        other.start()
 
 
 def test_an_engine_whose_disk_is_full_fails_a_start_with_its_words_and_nothing_is_left(

@@ -18,9 +18,10 @@ from bridge.launchers.docker.owner import ROLE
 # The look from inside: PID 1's own state, the network, the mounts, and whose directories lie behind the bind mounts.
 _RELEASE = "/proc/sys/kernel/osrelease"
 _FILES = ("/proc/1/status", "/proc/net/dev", "/proc/net/route", "/proc/net/ipv6_route", "/proc/mounts", _RELEASE)
+_HEAD = "==> "
 _SCRIPT = (
-    'for file in "$@"; do printf "==> %s\\n" "$file"; '
-    'if [ -d "$file" ]; then stat -c %d:%i "$file"; elif [ -e "$file" ]; then cat "$file"; fi; done; echo "==> end"'
+    f'for file in "$@"; do printf "{_HEAD}%s\\n" "$file"; '
+    f'if [ -d "$file" ]; then stat -c %d:%i "$file"; elif [ -e "$file" ]; then cat "$file"; fi; done; echo "{_HEAD}end"'
 )
 # Linux makes these with every network name space where the module is loaded (ip-sysctl: fb_tunnels_only_for_init_net);
 # they are down, have no route, and only CAP_NET_ADMIN could change that.
@@ -148,10 +149,12 @@ def inside_problems(
     The `directories` must be the very ones that were checked outside, and in the place of the `hidden` another. Under a
     runtime of the policy's whose system inside is not the engine's, whose `release` that is, seccomp and mounts are not
     asked about: gVisor and virtual machines do not tell of them as Linux does. A runtime's name says nothing.
+
+    Raises `LaunchError` where it is not all there: then nothing is known of the container, right or wrong.
     """
     files = _sections(output)
     if "end" not in files:
-        return ["the container cannot be looked into (its image needs /bin/sh, cat and stat)"]
+        raise _unseen(asked, output)
     own_kernel = bool(asked["HostConfig"].get("Runtime") and release and files.get(_RELEASE) != [release])
     problems = _status_problems(asked, files.get("/proc/1/status", []), own_kernel=own_kernel)
     if asked["Labels"][ROLE] == "kernel":
@@ -228,11 +231,31 @@ def _place_problems(asked: Document, lines: list[str]) -> list[str]:
     return problems
 
 
+def _unseen(asked: Document, output: str) -> LaunchError:
+    """Tell what came in place of the whole: the engine sends its own words where it cannot run a command."""
+    if output.startswith(_HEAD):
+        why = (
+            f"what looked was cut off, as no further process could be started (limits.pids is "
+            f"{asked['HostConfig']['PidsLimit']}) or the engine ended. See the engine's log and try again."
+        )
+    elif said := " ".join(output.split()):
+        why = (
+            f"the engine could run nothing in it ({said[:300]}). See the engine's log and start the engine anew; where "
+            "/bin/sh is missed, use an image that has it, cat and stat."
+        )
+    else:
+        why = "the engine told nothing of what was run in it. See the engine's log and try again."
+    return LaunchError(
+        f"The {asked['Labels'][ROLE]}'s container could not be looked into, so it was removed before any code ran in "
+        f"it: {why}"
+    )
+
+
 def _sections(output: str) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     for line in output.splitlines():
-        if line.startswith("==> "):
-            sections[line[4:]] = []
+        if line.startswith(_HEAD):
+            sections[line.removeprefix(_HEAD)] = []
         elif sections:
             sections[list(sections)[-1]].append(line)
     return sections

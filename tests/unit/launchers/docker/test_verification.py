@@ -289,7 +289,6 @@ def test_an_inside_as_it_should_be_is_accepted(asked: Document, engine: Any) -> 
         ("noexec", "exec", "/tmp"),
         ("66:1234", "66:1235", "/users/alice/project"),
         ("66:1234\n", "", "/users/alice/project"),
-        ("==> end\n", "", "looked into"),
         ("==> /proc/1/status", "==> elsewhere", "CapBnd"),
     ],
 )
@@ -298,6 +297,31 @@ def test_an_inside_that_is_not_sealed_is_refused(was: str, now: str, word: str, 
     assert was in output
     problems = verification.inside_problems(asked, output.replace(was, now), [DIRECTORY])
     assert any(word in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("", "the engine told nothing of what was run in it"),
+        (
+            "OCI runtime exec failed: no such file or directory: unknown\r\n",
+            r"could run nothing in it \(OCI runtime exec failed: no such file or directory: unknown\)\. See",
+        ),
+        ("==> /proc/1/status\n", r"cut off, as no further process could be started \(limits\.pids is 512\)"),
+        ("all but the end", "cut off"),
+    ],
+)
+def test_an_inside_that_was_not_told_is_not_taken_for_a_wrong_one(
+    told: str, why: str, asked: Document, gateway: Document, engine: Any
+) -> None:
+    if told == "all but the end":
+        told = engine.inside(asked).removesuffix("==> end\n")
+    with pytest.raises(
+        LaunchError, match=f"^The kernel's container could not be looked into, so it was removed .*{why}"
+    ):
+        verification.inside_problems(asked, told)
+    with pytest.raises(LaunchError, match=r"^The gateway's container"):
+        verification.inside_problems(gateway, told)
 
 
 @pytest.mark.parametrize(("found", "right"), [("99:1", True), ("66:77", False), ("", False)])

@@ -20,6 +20,7 @@ from pathlib import Path
 from bridge.errors import LaunchError
 from bridge.launchers.docker import underway
 from bridge.policy import SandboxSpec
+from bridge.replacing import DRAFT
 
 OWN_UIDS = range(200_000, 1_000_000)
 """Above what accounts and the usual subordinate ranges begin with. Some of Linux's limits are counted by uid."""
@@ -28,7 +29,8 @@ MAPPED_UIDS = range(20_000, 60_000)
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; sun_path has 108 on Linux and 104 on macOS."""
-_DIRECTORY = re.compile(r"[0-9a-f]{8}")
+_DIRECTORY = re.compile(rf"[0-9a-f]{{8}}({re.escape(DRAFT)})?")
+_TRIES = 3
 _TIMEZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+/-]{0,63}")
 
 
@@ -85,10 +87,9 @@ def make_socket_directory(user: User, held: contextlib.ExitStack, environ: Mappi
     Until a container names it, it is what is `held` that keeps it from being swept: its lock.
     """
     parent = socket_parent(environ)
-    directory = parent / secrets.token_hex(4)
-    if len(os.fsencode(directory / "k-5")) >= LONGEST_SOCKET_PATH:
+    if len(os.fsencode(_named(parent) / "k-5")) >= LONGEST_SOCKET_PATH:
         raise LaunchError(
-            f"A socket's path in {directory} would be too long for a Unix socket (100 bytes). Nothing was started. Set "
+            f"A socket's path in {parent} would be too long for a Unix socket (100 bytes). Nothing was started. Set "
             "XDG_RUNTIME_DIR to a short path, or use network isolated."
         )
     try:
@@ -99,19 +100,30 @@ def make_socket_directory(user: User, held: contextlib.ExitStack, environ: Mappi
                 f"{parent} is not a directory that belongs to this user alone (mode 0700), so no kernel's sockets are "
                 "put there. Remove it, or set XDG_RUNTIME_DIR to your own runtime directory."
             )
-        draft = directory.with_suffix(".part")  # locked before it has its name, so that nobody ever sees it unlocked
-        draft.mkdir(mode=0o700)
-        lock = underway.hold(draft)
-        if lock is not None:
-            held.callback(os.close, lock)
-        if user.uid != os.geteuid():  # only root comes here; the parent stays closed to that uid on the host
-            os.chown(draft, user.uid, user.gid)
-        draft.rename(directory)
+        for _ in range(_TRIES - 1):
+            # swept in the moment before it was locked, by somebody who took it for left behind
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                return _make(_named(parent), user, held)
+        return _make(_named(parent), user, held)
     except OSError as error:
         raise LaunchError(
             f"No directory for the kernel's sockets could be made in {parent}: {error.strerror}."
         ) from None
-    return directory
+
+
+def _named(parent: Path) -> Path:
+    return parent / secrets.token_hex(4)
+
+
+def _make(directory: Path, user: User, held: contextlib.ExitStack) -> Path:
+    draft = directory.with_suffix(DRAFT)  # locked before it has its name, so that nobody ever sees it unlocked
+    draft.mkdir(mode=0o700)
+    lock = underway.hold(draft)
+    if lock is not None:
+        held.callback(os.close, lock)
+    if user.uid != os.geteuid():  # only root comes here; the parent stays closed to that uid on the host
+        os.chown(draft, user.uid, user.gid)
+    return draft.rename(directory)
 
 
 def remove_socket_directory(directory: Path) -> None:
@@ -126,7 +138,7 @@ def remove_socket_directory(directory: Path) -> None:
 
 
 def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Return the directories whose gateway is gone and that no container names.
+    """Return the directories whose gateway is gone and that no container names, and drafts that nobody makes.
 
     Another engine's sandboxes have theirs here too, so it is the socket itself that is asked.
     """

@@ -43,14 +43,19 @@ def path(connection_file: Path, start: str) -> Path:
 
 
 def hold(place: Path) -> int | None:
-    """Lock a file or directory until the returned descriptor is closed; None where the file system has no locks."""
+    """Lock a file or directory until the returned descriptor is closed; None where the file system has no locks.
+
+    Raises `BlockingIOError` where somebody else has locked it.
+    """
     # on NFS only what is open for writing can be locked so (flock(2)), which a directory never is
     kind = os.O_RDONLY if place.is_dir() else os.O_RDWR
     handle = os.open(place, kind | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return handle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import LaunchError
-from bridge.launchers.docker import places
+from bridge.launchers.docker import places, underway
 from bridge.launchers.docker.places import User
 from bridge.policy import SandboxSpec, Workspace
 
@@ -166,3 +167,47 @@ def test_directories_are_stale_when_their_start_is_over_and_they_are_unclaimed_a
         assert set(places.stale_socket_directories({claimed}, runtime)) == {dead, empty}
     os.utime(starting, (1, 1))
     assert starting not in places.stale_socket_directories((), runtime)
+
+
+def test_a_draft_that_nobody_makes_any_more_is_stale_and_is_removed(
+    runtime: dict[str, str], held: contextlib.ExitStack
+) -> None:
+    parent = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime).parent
+    made, left, other = (parent / each for each in ("0a1b2c3d.part", "1a1b2c3d.part", "photographs.part"))
+    for each in (made, left, other):
+        each.mkdir(mode=0o700)
+    lock = underway.hold(made)
+    assert lock is not None
+    held.callback(os.close, lock)
+    assert places.stale_socket_directories((), runtime) == [left]
+    for each in (left, other):
+        places.remove_socket_directory(each)
+    assert not left.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("moment", ["looked at", "removed"])
+def test_one_whose_draft_is_swept_before_it_is_locked_makes_another(
+    moment: str, runtime: dict[str, str], held: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, drafts = underway.hold, list[Path]()
+
+    def late(draft: Path) -> int | None:
+        drafts.append(draft)
+        if len(drafts) > 1:
+            return hold(draft)
+        if moment == "removed":
+            places.remove_socket_directory(draft)
+            return hold(draft)
+        handle = os.open(draft, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)  # as who looks whether it is locked
+            return hold(draft)
+        finally:
+            os.close(handle)
+
+    monkeypatch.setattr(underway, "hold", late)
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
+    assert [each.stem for each in drafts[1:]] == [made.name]
+    assert underway.is_held(made)
+    assert places.stale_socket_directories((), runtime) == [each for each in drafts[:1] if each.exists()]

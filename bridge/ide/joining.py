@@ -181,6 +181,8 @@ class Joining:
             self._ownership = await own(self.name)
         if self._guard is None:  # before the start: who is killed meanwhile leaves nothing either
             self._guard = Guard(self.name, self._engine, self._ownership.lock, policy=kernels.policy)
+        else:
+            self._guard.has(None)
         await self._start(kernels)
 
     async def _start(self, kernels: Kernels) -> None:
@@ -219,6 +221,10 @@ class Joining:
         if self.sandbox not in (None, sandbox):  # its name fits a kernel on the host by now
             raise NoSuchKernel(f"Sandbox {self.sandbox} is not there any more.")
         self.name, self.sandbox = file.name, sandbox
+        if self._guard and sandbox:
+            there = (await kernels.find(sandbox)).sandbox
+            if there and there.container:
+                self._guard.has(there.container)
         since = Moment()
         channels = await open_channels(file.info, username=kernels.username, timeout=ANSWER_TIMEOUT)
         await channels.close()

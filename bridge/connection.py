@@ -50,6 +50,10 @@ class ConnectionInfo:
     start: str | None = None
     """A field of ours: which start of a sandbox it is of. No other in any engine has the same."""
 
+    def is_of(self, start: str) -> bool:
+        """Tell whether it is of a start that claims its place; one that does not say of which is an older bridge's."""
+        return self.start in (start, None)
+
     def url(self, port: int) -> str:
         """Return the ZMQ endpoint of one of the ports."""
         if self.transport == "ipc":

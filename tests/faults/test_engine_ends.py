@@ -207,7 +207,7 @@ def test_of_two_engines_sandboxes_of_one_name_neither_takes_the_others_connectio
 
     async def both(here: DockerLauncher, there: DockerLauncher) -> None:
         theirs = await start(there)
-        with pytest.raises(NameTaken, match="leads to a kernel that runs and that this engine does not have"):
+        with pytest.raises(NameTaken, match="is of a kernel that this engine does not have, and something listens"):
             await here.start(make_spec("lab"))
         assert file.read_bytes() == theirs
         await there.stop("lab")
@@ -219,7 +219,7 @@ def test_of_two_engines_sandboxes_of_one_name_neither_takes_the_others_connectio
         (found,) = await here.sandboxes()
         assert (found.state, found.moved) == ("running", True)
         for act in (here.restore_connection_file("lab"), Sandboxes(lambda: here).ready("lab")):
-            with pytest.raises(LaunchError, match="leads to another kernel, which runs"):
+            with pytest.raises(LaunchError, match="is of another kernel, and something listens"):
                 await act
         assert file.read_bytes() == theirs
         await there.stop("lab")

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bridge.connection import load
+from bridge.connection import load, save
 from bridge.errors import ImageNotFound, LaunchError
 from bridge.launchers.docker import DockerLauncher
 from tests.faults.engines import AtRequest, Looker
@@ -129,6 +129,29 @@ def test_an_image_that_is_missing_says_what_to_type_and_one_that_goes_within_a_s
             container.remove()
     anyio.run(start, 4)  # after the look at it, before the claim
     anyio.run(start, 99)  # from the beginning
+
+
+def test_a_file_that_was_left_behind_keeps_no_name_where_another_program_has_one_of_its_ports(
+    looker: Looker, runtime: Path
+) -> None:
+    async def start() -> None:
+        launcher = DockerLauncher()
+        sandbox = await launcher.start(make_spec("lab"))
+        left = load(sandbox.connection_file)
+        with looker.client() as engine:
+            for role in ("kernel", "gateway"):
+                looker.end(role)
+            engine.containers.prune(filters={"label": f"io.kernel-bridge.owner={looker.whose}"})
+        with socket.create_server(("127.0.0.1", left.hb_port)):
+            await launcher.start(make_spec("lab"))
+            assert load(sandbox.connection_file).start != left.start
+            await launcher.stop("lab")
+            save(left, sandbox.connection_file)
+            await launcher.sweep()
+            assert looker.left() == []
+        launcher.close()
+
+    anyio.run(start)
 
 
 def test_a_port_that_somebody_took_keeps_a_lost_gateway_away_until_it_is_free_and_the_kernel_lives(

@@ -12,6 +12,7 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import anyio
 import docker
 import pytest
 
-from bridge.connection import load
+from bridge.connection import ConnectionInfo, load, save
 from bridge.errors import EngineUnavailable, LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
+from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Sandbox
 from bridge.launchers.docker import DockerLauncher, document, owner, places, verification
 from bridge.launchers.docker.engine import Engine
@@ -451,6 +453,33 @@ async def test_two_starts_at_once_do_not_get_past_the_number_that_may_run(launch
 
 
 # -- whose it is
+
+
+async def test_a_sandbox_that_an_older_bridge_has_started_is_ours_though_its_file_does_not_say_of_which_start_it_is(
+    launcher: DockerLauncher, engine: docker.DockerClient, spec: Spec, connect: Any, left: Callable[[], list[str]]
+) -> None:
+    def aged() -> ConnectionInfo:
+        info = replace(load(sandbox.connection_file), start=None)
+        save(info, sandbox.connection_file)
+        return info
+
+    sandbox = await launcher.start(spec("older"))
+    before = aged()
+    assert await launcher.sandboxes() == [sandbox]
+    assert (await Sandboxes(lambda: launcher).ready("older")).info == before
+    with pytest.raises(NameTaken, match="is there already"):
+        await launcher.start(spec("older"))
+    await launcher.sweep()
+    of(engine, launcher, "gateway").restart(timeout=0)
+    (found,) = await launcher.sandboxes()
+    assert found.moved
+    ready = await Sandboxes(lambda: launcher).ready("older")
+    assert (ready.info.key, ready.info.start is None) == (before.key, False)
+    client = await connect(sandbox)
+    assert await client.run("print(1)") == "1"
+    aged()
+    assert await launcher.stop("older") is True
+    assert left() == []
 
 
 async def test_owners_do_not_see_each_other_s_sandboxes_and_may_use_the_same_name(

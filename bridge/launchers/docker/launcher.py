@@ -189,11 +189,12 @@ class DockerLauncher:
                 raise LaunchError(f"The gateway of sandbox {name} is lost too; bring it back first.")
             ports = verification.published_ports(await self._engine.container(gateway.id))
             info = connections.over_ports(key, ports, kernel.start)
-        if not await removal.is_free(kernel.connection_file, kernel.start):
+        if not await removal.is_free(kernel.connection_file, there):
             raise LaunchError(
-                f"{kernel.connection_file} leads to another kernel, which runs, as a sandbox {name} of another engine "
-                f"of yours. So that of sandbox {name} of this engine cannot be written again; its kernel still runs "
-                "and its variables are there. End the other one and try again."
+                f"{kernel.connection_file} is of another kernel, and something listens where it leads, as if that ran "
+                f"in another engine of yours. So that of sandbox {name} of this engine cannot be written again; its "
+                "kernel still runs and its variables are there. End the other one, or, if there is none, remove the "
+                "file; then try again."
             )
         try:
             save(info, kernel.connection_file)
@@ -392,7 +393,7 @@ def _there(kernel: Container) -> ConnectionInfo | None:
 def _written(kernel: Container) -> ConnectionInfo | None:
     """Return what was written for this very sandbox: in another engine another may have its name, and so its file."""
     there = _there(kernel)
-    return there if there and there.start == kernel.start else None
+    return there if there and there.is_of(kernel.start) else None
 
 
 def _has_moved(kernel: Container, there: Inventory) -> bool:
@@ -403,7 +404,7 @@ def _has_moved(kernel: Container, there: Inventory) -> bool:
     found = _there(kernel)
     if found is None:
         return False
-    return found.start != kernel.start or bool(gateway.ports and connections.ports(found) != gateway.ports)
+    return not found.is_of(kernel.start) or bool(gateway.ports and connections.ports(found) != gateway.ports)
 
 
 def _none(name: str) -> NoSuchKernel:

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from bridge.connection import ConnectionInfo, load, runtime_directory
 from bridge.errors import BadConnectionFile, LaunchError
-from bridge.launchers.docker import places, underway, workspaces
+from bridge.launchers.docker import connections, places, underway, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.launchers.docker.owner import FILE_PREFIX, connection_file_name
@@ -95,6 +95,7 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
     await anyio.to_thread.run_sync(
         _sweep_host,
         [path for path in files if path not in {each.connection_file for each in used}],
+        there,
         [path for path in marks if path not in marked],
         drafts,
         {each.socket_directory for each in used if each.socket_directory},
@@ -113,9 +114,9 @@ def remove_connection_file(kernel: Container, there: Inventory) -> None:
         underway.path(path, kernel.start).unlink()
 
 
-async def is_free(connection_file: Path, *starts: str) -> bool:
-    """Tell whether one of these starts may write a connection file: no kernel of another is reached by it."""
-    return await anyio.to_thread.run_sync(_is_free, connection_file, starts)
+async def is_free(connection_file: Path, there: Inventory) -> bool:
+    """Tell whether a sandbox of this engine may have a connection file: no kernel of another is reached by it."""
+    return await anyio.to_thread.run_sync(_is_free, connection_file, there)
 
 
 async def _end(engine: Engine, kernel: Container) -> None:
@@ -155,7 +156,9 @@ async def _all(*calls: Callable[[], Awaitable[None]]) -> list[LaunchError]:
     return failures
 
 
-def _sweep_host(files: list[Path], marks: list[Path], drafts: list[Path], used_directories: set[Path]) -> None:
+def _sweep_host(
+    files: list[Path], there: Inventory, marks: list[Path], drafts: list[Path], used_directories: set[Path]
+) -> None:
     for path in drafts:
         with contextlib.suppress(OSError):
             if (lock := underway.hold(path)) is not None:
@@ -166,7 +169,7 @@ def _sweep_host(files: list[Path], marks: list[Path], drafts: list[Path], used_d
             with contextlib.suppress(OSError):
                 path.unlink()
     for path in files:
-        if _is_stale(path):
+        if _is_stale(path, there):
             with contextlib.suppress(OSError):
                 path.unlink()
     for directory in places.stale_socket_directories(used_directories):
@@ -176,34 +179,50 @@ def _sweep_host(files: list[Path], marks: list[Path], drafts: list[Path], used_d
 def _is_its(path: Path, start: str) -> bool:
     """Tell whether a connection file is of a start, or of nobody's, as it cannot be read."""
     try:
-        return load(path).start == start
+        return load(path).is_of(start)
     except BadConnectionFile:
         return True
 
 
-def _is_free(path: Path, starts: tuple[str, ...]) -> bool:
+def _is_free(path: Path, there: Inventory) -> bool:
     try:
         info = load(path)
     except BadConnectionFile:
         return True
-    return info.start in starts or _leads_nowhere(info)
+    claim = any(each.connection_file == path and info.is_of(each.start) for each in there.kernels())
+    return claim or _leads_nowhere(info, there)
 
 
-def _is_stale(path: Path) -> bool:
-    """Tell whether nobody listens behind an unclaimed connection file; it may be another engine's sandbox's."""
+def _is_stale(path: Path, there: Inventory) -> bool:
+    """Tell whether no kernel is behind an unclaimed connection file; it may be another engine's sandbox's."""
     try:
-        return _leads_nowhere(load(path))
+        return _leads_nowhere(load(path), there)
     except BadConnectionFile:
         return False
 
 
-def _leads_nowhere(info: ConnectionInfo) -> bool:
+def _leads_nowhere(info: ConnectionInfo, there: Inventory) -> bool:
+    """Tell whether the kernel of a connection file is certainly not where that says.
+
+    Its gateway listens on all five ports: where one is closed, or is published by a container of another start, those
+    that are open are somebody else's by now.
+    """
     if info.transport == "ipc":
         return not places.listens(Path(f"{info.ip}-{info.hb_port}"))
     if not info.is_loopback():
         return False
-    try:
-        socket.create_connection((info.ip, info.hb_port), timeout=0.5).close()
-    except OSError:
+    asked = connections.ports(info)
+    others = (each for each in (*there.containers, *there.composed, *there.others) if not info.is_of(each.start))
+    if any(port in each.ports for each in others for port in asked):
         return True
-    return False
+    return not all(_listens(info.ip, port) for port in asked)
+
+
+def _listens(ip: str, port: int) -> bool:
+    try:
+        socket.create_connection((ip, port), timeout=0.5).close()
+    except TimeoutError:  # its queue is full: somebody is there
+        return True
+    except OSError:
+        return False
+    return True

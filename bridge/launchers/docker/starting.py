@@ -179,10 +179,11 @@ class _Start:
                 f"Another owner's sandbox {spec.name} uses {connection_file}. Nothing was started. Choose another "
                 "name, or set JUPYTER_RUNTIME_DIR to a directory of your own."
             )
-        if not await removal.is_free(connection_file, *(each.start for each in there.kernels())):
+        if not await removal.is_free(connection_file, there):
             raise NameTaken(
-                f"{connection_file} leads to a kernel that runs and that this engine does not have, as a sandbox "
-                f"{spec.name} of another engine of yours. Nothing was started. Choose another name, or end that one."
+                f"{connection_file} is of a kernel that this engine does not have, and something listens where it "
+                f"leads, as if a sandbox {spec.name} of another engine of yours ran. Nothing was started. Choose "
+                "another name, or end that one; if there is none, remove the file."
             )
         if holder := next((each for each in there.composed if each.name == spec.name), None):
             raise NameTaken(

@@ -66,13 +66,12 @@ class Finder:
     async def listing(self, connected: Collection[Path]) -> tuple[list[Listing], str | None]:
         """Return every kernel there is, and a sentence where the engine could not be asked for sandboxes.
 
-        A sandbox that has ended is listed once, with how it ended, and then removed; so is a connection file of one
-        that is not in the engine any more.
+        A sandbox that has ended is listed once, with how it ended, and then removed.
         """
         found = await self._with_notebooks(list(files.kernel_files(self._attach)))
         rows, trouble = await self._rows(found, connected)
         if trouble is None and any(map(_is_over, rows)):
-            await self._launcher().sweep()
+            await self._launcher().sweep(leftovers=False)
         first: dict[str, _Row] = {}
         for row in rows:
             one = first.setdefault(row.kernel or str(row.found.path), row)
@@ -220,6 +219,10 @@ class Finder:
         if silent and trouble and kernel_file.is_sandbox:
             # an engine may let its containers live on while it does not run itself, with their ports closed
             silent = "whether it has ended is known to its engine alone, which does not answer either"
+        elif silent and kernel_file.is_sandbox:
+            silent = (
+                f"{silent} No sandbox of this engine has this file. If it is of none, `kernel-bridge gc` removes it."
+            )
         listing = Listing(
             name=kernel_file.name,
             kind="sandbox" if kernel_file.is_sandbox or kernel_file.info.supervised else "host",
@@ -281,11 +284,7 @@ def composed_ended(file: Path) -> KernelDied:
 
 
 def _is_over(row: _Row) -> bool:
-    """Tell whether a row is all that is left of a sandbox: its container, or only its file."""
-    if row.found.sandbox:
-        return row.found.sandbox.state == "ended"
-    file = row.found.file
-    return file is not None and file.is_sandbox and not row.kernel
+    return row.found.sandbox is not None and row.found.sandbox.state == "ended"
 
 
 def _may_lead_elsewhere(file: KernelFile) -> bool:

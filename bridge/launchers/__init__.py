@@ -159,8 +159,12 @@ class Launcher(Protocol):
         """Every sandbox of this owner, also those that have ended and were not removed yet."""
         ...
 
-    async def sweep(self) -> list[Sandbox]:
-        """Remove what has ended or was left behind by a killed bridge; returns the sandboxes that had ended."""
+    async def sweep(self, *, leftovers: bool = True) -> list[Sandbox]:
+        """Remove what has ended; returns the sandboxes that had.
+
+        With `leftovers` also what belongs to none, among it connection files that lead nowhere: an engine that does not
+        run just now may have the sandbox of one.
+        """
         ...
 
     async def revive(self, name: str) -> None:

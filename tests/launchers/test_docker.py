@@ -22,11 +22,12 @@ import pytest
 
 from bridge.connection import ConnectionInfo, load, save
 from bridge.errors import EngineUnavailable, LaunchError, NameTaken, PolicyNotEnforceable, PolicyRefused
+from bridge.kernels.registry import Kernels
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Sandbox
 from bridge.launchers.docker import DockerLauncher, document, owner, places, verification
 from bridge.launchers.docker.engine import Engine
-from bridge.policy import SandboxSpec
+from bridge.policy import SandboxSpec, built_in
 
 pytestmark = pytest.mark.anyio
 
@@ -453,6 +454,28 @@ async def test_two_starts_at_once_do_not_get_past_the_number_that_may_run(launch
 
 
 # -- whose it is
+
+
+async def test_a_listing_removes_what_has_ended_and_leaves_a_file_that_may_be_another_engines(
+    launcher: DockerLauncher, engine: docker.DockerClient, spec: Spec, left: Callable[[], list[str]]
+) -> None:
+    sandbox = await launcher.start(spec("here"))
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    theirs = sandbox.connection_file.with_name(owner.connection_file_name("there"))
+    save(replace(load(sandbox.connection_file), control_port=port, start="f" * 16), theirs)
+    of(engine, launcher, "kernel").kill()
+    kernels = Kernels(built_in(), lambda: launcher)
+    rows = {each.name: each.state for each in (await kernels.listing())[0]}
+    assert rows.keys() == {"here", "there"}
+    assert rows["here"].startswith("ended: ")
+    assert "`kernel-bridge gc` removes it" in rows["there"]
+    assert left() == [str(theirs)]
+    (there,), trouble = await kernels.listing()
+    assert (there.name, trouble, left()) == ("there", None, [str(theirs)])
+    await kernels.close()
+    await launcher.sweep()
+    assert left() == []
 
 
 async def test_a_sandbox_that_an_older_bridge_has_started_is_ours_though_its_file_does_not_say_of_which_start_it_is(

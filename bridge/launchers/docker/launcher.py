@@ -106,8 +106,8 @@ class DockerLauncher:
         found = await together(*(partial(self._describe, each, there) for each in kernels))
         return sorted((each for each in found if each is not None), key=lambda each: str(each.name))
 
-    async def sweep(self) -> list[Sandbox]:
-        """Remove what has ended and what was left behind by starts and bridges that were killed.
+    async def sweep(self, *, leftovers: bool = True) -> list[Sandbox]:
+        """Remove what has ended, and with `leftovers` what was left behind by starts and bridges that were killed.
 
         Returns the sandboxes that had ended, each with how; running ones are never touched.
         """
@@ -116,7 +116,8 @@ class DockerLauncher:
         for kernel in there.kernels():
             if (kernel.ended or kernel.cut_short) and not kernel.under_way:
                 await removal.remove(self._engine, there.of_start(kernel.start))
-        await removal.sweep_leftovers(self._engine, self.owner, await self._look(volumes=True))
+        if leftovers:
+            await removal.sweep_leftovers(self._engine, self.owner, await self._look(volumes=True))
         return ended
 
     async def revive(self, name: str) -> None:

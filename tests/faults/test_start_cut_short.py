@@ -13,6 +13,7 @@ from functools import partial
 import anyio
 import pytest
 
+from bridge.errors import LaunchError
 from bridge.kernels.registry import Kernels
 from bridge.launchers.docker import DockerLauncher
 from bridge.policy import SandboxRequest, built_in
@@ -52,6 +53,33 @@ def test_a_start_that_is_cancelled_at_any_of_its_requests_leaves_nothing(
     before = looker.traces()
     assert anyio.run(each_request) > 12
     assert looker.traces() == before
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_start_that_is_cancelled_while_its_failure_is_explained_leaves_nothing(
+    number: int, looker: Looker, at_request: AtRequest
+) -> None:
+    async def start() -> None:
+        launcher, loop = DockerLauncher(), asyncio.get_running_loop()
+        at_request.set(launcher, 99, lambda: None)
+        await launcher.start(make_spec("lab"))
+        last = at_request.asked
+        await launcher.stop("lab")
+        task = asyncio.create_task(launcher.start(make_spec("lab")))
+
+        def fail() -> None:
+            looker.end("kernel")  # so that there is something to explain
+            # the next requests are the explanation's
+            at_request.set(launcher, number, partial(loop.call_soon_threadsafe, task.cancel))
+            raise LaunchError("The request was lost.")
+
+        at_request.set(launcher, last, fail)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        launcher.close()
+
+    anyio.run(start)
+    assert looker.left() == []
 
 
 def test_a_start_and_its_first_answer_that_are_cancelled_at_any_request_leave_nothing(

@@ -72,6 +72,43 @@ def test_a_runtime_directory_without_room_for_one_more_file_fails_a_start_before
     assert not asked
 
 
+def test_a_start_whose_lock_cannot_be_taken_away_fails_and_is_no_sandbox_that_the_next_listing_removes(
+    looker: Looker, runtime: Path, at_request: AtRequest
+) -> None:
+    def pin() -> None:
+        """Have the lock's file be a mount point, which no one can remove."""
+        (mark,) = runtime.glob(".*.starting")
+        subprocess.run(["mount", "--bind", mark, mark], check=True)
+        pinned.append(mark)
+
+    async def start() -> None:
+        launcher = DockerLauncher()
+        at_request.set(launcher, 99, pin)
+        await launcher.start(make_spec("lab"))
+        last = at_request.asked
+        await launcher.stop("lab")
+        at_request.set(launcher, last, pin)
+        with pytest.raises(LaunchError, match=r"could not be written \(Device or resource busy\), so the sandbox was"):
+            await launcher.start(make_spec("lab"))
+        assert await launcher.sandboxes() == []
+        assert looker.left() == [each.name for each in pinned]
+        launcher.close()
+
+    async def sweep() -> None:
+        launcher = DockerLauncher()
+        await launcher.sweep()
+        launcher.close()
+
+    pinned: list[Path] = []
+    try:
+        anyio.run(start)
+    finally:
+        for each in pinned:
+            subprocess.run(["umount", each], check=True)
+    anyio.run(sweep)
+    assert looker.left() == []
+
+
 def test_a_connection_file_that_cannot_be_written_anew_stays_whole_and_the_sandbox_as_it_is(
     looker: Looker, runtime: Path
 ) -> None:

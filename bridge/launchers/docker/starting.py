@@ -68,11 +68,14 @@ async def start(engine: Engine, who: str, spec: SandboxSpec, environ: Mapping[st
         try:
             return await made.run()
         except BaseException as error:
-            explained = await made.explain(error)
-            undone = await removal.undo(engine, who, number, made.socket_directory)
-            # an engine that has not answered may do what it was asked for when all was removed
-            if undone and not isinstance(error, EngineUnavailable):
-                mark.remove()
+            try:
+                explained = await made.explain(error)
+            finally:  # it may be cancelled in that too
+                undone = await removal.undo(engine, who, number, made.socket_directory)
+                # an engine that has not answered may do what it was asked for when all was removed
+                if undone and not isinstance(error, EngineUnavailable):
+                    with contextlib.suppress(OSError):  # the next sweep removes it
+                        mark.remove()
             if explained:
                 raise explained from error
             raise
@@ -159,8 +162,8 @@ class _Start:
         )
         await self._engine.send(stdin, line)
         outside = self._connection(key, gateway)
-        self._mark.remove()  # before the file: what has one is a sandbox, whoever ends now
         try:
+            self._mark.remove()  # before the file: what has one is a sandbox, whoever ends now
             save(outside, facts.connection_file)
         except OSError as error:
             raise _unwritable(facts.connection_file, error, "the sandbox was removed again") from None

@@ -6,7 +6,6 @@ sandbox, and holds the file's lock. A container whose start has left its file be
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -28,9 +27,8 @@ class Mark:
             self._path.unlink()  # without locks here its age tells
 
     def remove(self) -> None:
-        """Say that the start is no longer under way and that nothing of it is left half made."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        """Say that the start is no longer under way and that nothing of it is left half made; raises `OSError`."""
+        self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of it; where it was not removed, the start was cut short."""

@@ -144,6 +144,8 @@ def _read(path: Path) -> str:
         raise BadConnectionFile(f"The connection file {path} may not be read by this user.") from None
     except OSError as error:
         raise BadConnectionFile(f"The connection file {path} cannot be opened: {error.strerror}.") from None
+    except ValueError:
+        raise BadConnectionFile(f"{str(path)!r} is not a path: it holds a NUL character.") from None
     try:
         _must_be_ours(path, os.fstat(handle))
         raw = os.read(handle, LARGEST_FILE + 1)

@@ -6,6 +6,7 @@ owner label; of others' sandboxes it knows no more than which connection files a
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +21,7 @@ from bridge.launchers.docker import composed, owner, underway
 from bridge.launchers.docker.engine import Engine, together
 
 ENDED = frozenset(("exited", "dead"))
-YOUNG = 120.0
-"""Seconds of the engine's clock: where a start's lock is not to be seen, what is younger may still be started."""
+_START, _UID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,12 @@ class Container:
 
     @property
     def has_file(self) -> bool:
-        """Whether its connection file is known: anybody who may ask the engine can make containers with our labels."""
-        return bool(self.connection_file.name)
+        """Whether its connection file is known, and which start it is of.
+
+        Anybody who may ask the engine can make containers with our labels.
+        """
+        file = self.connection_file
+        return bool(file.name and "\0" not in str(file) and _START.fullmatch(self.start))
 
     @property
     def is_composed(self) -> bool:
@@ -87,7 +91,8 @@ class Container:
     @property
     def uid(self) -> int:
         """Whom it runs as."""
-        return int(self.labels.get(owner.UID) or 0)
+        written = self.labels.get(owner.UID, "")
+        return int(written) if _UID.fullmatch(written) else 0
 
     @property
     def ended(self) -> bool:
@@ -212,7 +217,7 @@ def judged(there: Inventory, held: Mapping[str, bool | None], now: float) -> Inv
         if each.role != "kernel":
             return each
         lock = held[each.start]
-        old = each.state == "created" and abs(now - each.created) > YOUNG
+        old = each.state == "created" and abs(now - each.created) > underway.YOUNG
         return replace(each, under_way=lock is True, cut_short=lock is False or (lock is None and old))
 
     return replace(there, containers=tuple(map(judge, there.containers)))

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,11 +149,18 @@ def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] 
     return [
         each
         for each in parent.iterdir()
-        if _DIRECTORY.fullmatch(each.name)
-        and each not in used
-        and not underway.is_held(each)
-        and not listens(each / "k-5")
+        if _DIRECTORY.fullmatch(each.name) and each not in used and _is_left(each) and not listens(each / "k-5")
     ]
+
+
+def _is_left(directory: Path) -> bool:
+    """Tell whether the start that made it is over; where the file system has no locks its age tells."""
+    held = underway.is_held(directory)
+    if held is not None:
+        return not held
+    with contextlib.suppress(OSError):
+        return abs(time.time() - directory.stat().st_mtime) > underway.YOUNG
+    return False
 
 
 def listens(path: Path) -> bool:

@@ -105,7 +105,9 @@ async def sweep_leftovers(engine: Engine, who: str, there: Inventory) -> None:
 def remove_connection_file(kernel: Container, there: Inventory) -> None:
     """Remove a sandbox's connection file, unless another's has taken its place: an owner's or an engine's."""
     path = kernel.connection_file
-    if path.name != connection_file_name(kernel.name) or any(each.connection_file == path for each in there.others):
+    if not kernel.has_file or path.name != connection_file_name(kernel.name):
+        return
+    if any(each.connection_file == path for each in there.others):
         return
     with contextlib.suppress(OSError):
         if _is_its(path, kernel.start):

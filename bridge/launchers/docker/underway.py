@@ -1,7 +1,8 @@
 """Starts that are under way, told from those that were cut short: by a lock that ends with its process.
 
-The one rule: no clock is asked. A start has a file beside its connection file, from before its claim until it is a
-sandbox, and holds the file's lock. A container whose start has left its file behind, unlocked, is nobody's any more.
+The one rule: no clock is asked where a lock is to be seen. A start has a file beside its connection file, from before
+its claim until it is a sandbox, and holds the file's lock. A container whose start has left its file behind, unlocked,
+is nobody's any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from bridge.replacing import put
 
 SUFFIX = ".starting"
+YOUNG = 120.0
+"""Seconds: where a start's lock is not to be seen, what it made may still be used by it for so long."""
 
 
 class Mark:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from bridge.launchers.docker import composed as owner
-from bridge.launchers.docker import inventory
+from bridge.launchers.docker import inventory, removal
 from bridge.launchers.docker.engine import Engine
 
 WHO = "0123456789abcdef" * 2
@@ -205,6 +205,30 @@ def test_what_has_no_kernels_container_is_left_over_and_a_start_under_way_is_not
     left = there.leftovers()
     assert [each.start for each in left.containers] == ["2"]
     assert [each.name for each in left.volumes] == ["vb", "ve"]
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        *(("start", each) for each in ("a/b", "..", "", "A" * 16, "0" * 15, "0" * 16 + "\n", "\0", "x" * 400)),
+        *(("connection-file", each) for each in ("", "/", "a\0b/kernel-bridge-lab.json")),
+        *(("uid", each) for each in ("x", "-1", "1" * 20)),
+    ],
+)
+@pytest.mark.anyio
+async def test_what_somebody_else_wrote_in_our_labels_breaks_nothing(label: str, value: str) -> None:
+    made = container("lab", "kernel", "0" * 16, "created")
+    made["Labels"][f"io.kernel-bridge.{label}"] = value
+
+    class Forged(Elsewhere):
+        async def containers(self, *_: str) -> list[dict[str, Any]]:
+            return [made]
+
+    there = await inventory.look(cast("Engine", Forged(0.0)), WHO, volumes=False)
+    (kernel,) = there.kernels()
+    assert (kernel.has_file, kernel.under_way, kernel.cut_short) == (label == "uid", False, False)
+    assert kernel.uid == 0
+    removal.remove_connection_file(kernel, there)
 
 
 def composed(name: str, role: str, project: Path) -> dict[str, Any]:

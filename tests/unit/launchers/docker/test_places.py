@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,3 +213,17 @@ def test_one_whose_draft_is_swept_before_it_is_locked_makes_another(
     assert [each.stem for each in drafts[1:]] == [made.name]
     assert underway.is_held(made)
     assert places.stale_socket_directories((), runtime) == [each for each in drafts[:1] if each.exists()]
+
+
+def test_where_there_are_no_locks_a_directory_is_stale_only_once_it_is_old(
+    runtime: dict[str, str], held: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    made = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
+    assert places.stale_socket_directories((), runtime) == []
+    old = time.time() - underway.YOUNG - 1
+    os.utime(made, (old, old))
+    assert places.stale_socket_directories((), runtime) == [made]

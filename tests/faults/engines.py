@@ -21,7 +21,9 @@ from bridge.launchers.docker.engine import Engine
 SOON = 60.0
 REAL = Path("/var/run/docker.sock")
 
-Fault = Literal["silent", "silent once done", "breaks off", "refuses", "says no HTTP", "says no JSON", "says null"]
+Fault = Literal[
+    "silent", "silent once done", "breaks off", "refuses", "says no HTTP", "says no JSON", "says null", "says {}"
+]
 """What becomes of a request; "once done" and "breaks off": after the engine has done what it was asked for."""
 
 
@@ -34,6 +36,7 @@ _ANSWERS = {
     "says no HTTP": b"\x00\xff\xfe this is no HTTP\r\n\r\n",
     "says no JSON": _json(200, b'{"Id": '),
     "says null": _json(200, b"null"),
+    "says {}": _json(200, b"{}"),
 }
 
 

@@ -118,7 +118,7 @@ class Engine:
 
     async def version(self) -> dict[str, Any]:
         """Return the engine's version and that of its API (GET /version)."""
-        return await self._told(dict, "tell its version", lambda client: client.version())
+        return await self._told(dict, "tell its version", lambda client: client.version(), "ApiVersion")
 
     async def image(self, reference: str) -> dict[str, Any]:
         """Return an image's inspect; raises `Missing`."""
@@ -128,47 +128,50 @@ class Engine:
         def inspect(client: docker.APIClient) -> dict[str, Any]:
             return client.inspect_image(reference)  # type: ignore[no-untyped-call,no-any-return]
 
-        return await self._told(dict, "look for the image", inspect)
+        return await self._told(dict, "look for the image", inspect, "Id")
 
     async def images(self, label: str) -> list[dict[str, Any]]:
         """Return the images that carry a label (`name=value`)."""
         filters = {"label": label}
-        return await self._told(list, "list the images", lambda client: client.images(filters=filters))
+        return await self._told(list, "list the images", lambda client: client.images(filters=filters), "Id")
 
     async def containers(self, *labels: str) -> list[dict[str, Any]]:
         """Return the containers, running or not, that carry all the labels (`name` or `name=value`)."""
         filters = {"label": list(labels)}
         return await self._told(
-            list, "list the containers", lambda client: client.containers(all=True, filters=filters)
+            list, "list the containers", lambda client: client.containers(all=True, filters=filters), "Id"
         )
 
     async def volumes(self, *labels: str) -> list[dict[str, Any]]:
         """Return the volumes that carry all the labels."""
         filters = {"label": list(labels)}
-        found = await self._told(dict, "list the volumes", lambda client: client.volumes(filters=filters))
-        return found.get("Volumes") or []
+        doing = "list the volumes"
+        found = await self._told(dict, doing, lambda client: client.volumes(filters=filters))
+        return self._checked(list, doing, found.get("Volumes") or [], "Name")
 
     async def networks(self, *labels: str) -> list[dict[str, Any]]:
         """Return the networks that carry all the labels; without any, all that there are."""
         filters = {"label": list(labels)}
-        return await self._told(list, "list the networks", lambda client: client.networks(filters=filters))
+        return await self._told(list, "list the networks", lambda client: client.networks(filters=filters), "Id")
 
     async def network(self, network: str) -> dict[str, Any]:
         """Return a network's inspect; raises `Missing`."""
         full = _id(network)
-        return await self._told(dict, "look at the network", lambda client: client.inspect_network(full))
+        return await self._told(dict, "look at the network", lambda client: client.inspect_network(full), "Id")
 
     async def container(self, container: str) -> dict[str, Any]:
         """Return a container's inspect; raises `Missing`."""
         full = _id(container)
-        return await self._told(dict, "look at the container", lambda client: client.inspect_container(full))
+        needed = ("Id", "Image", "State", "Config")
+        return await self._told(dict, "look at the container", lambda client: client.inspect_container(full), *needed)
 
     async def execute(self, container: str, command: list[str]) -> str:
         """Run a command inside, as the container's own user, and return its standard output; bounded in time."""
         full = _id(container)
 
         def run(client: docker.APIClient) -> str:
-            made = self._checked(dict, "look into the container", client.exec_create(full, command, stderr=False))
+            made = client.exec_create(full, command, stderr=False)
+            made = self._checked(dict, "look into the container", made, "Id")
             stream = client.exec_start(made["Id"], socket=True)
             try:
                 told = output(stream, LARGEST_ANSWER)
@@ -236,7 +239,7 @@ class Engine:
         def create(client: docker.APIClient) -> dict[str, Any]:
             return client.create_container_from_config(document, name)  # type: ignore[no-untyped-call,no-any-return]
 
-        made = self._checked(dict, "create the container", await self._change("create the container", create))
+        made = self._checked(dict, "create the container", await self._change("create the container", create), "Id")
         if made.get("Warnings"):
             # "... limit discarded": it would run without something that was asked for
             raise Refused(
@@ -315,7 +318,7 @@ class Engine:
                 check_duplicate=True,  # older engines take a second one of a name
             )
 
-        made = self._checked(dict, "create the network", await self._change("create the network", create))
+        made = self._checked(dict, "create the network", await self._change("create the network", create), "Id")
         return str(made["Id"])
 
     async def remove_network(self, network: str) -> bool:
@@ -333,16 +336,19 @@ class Engine:
 
     # -- the way there
 
-    def _checked(self, kind: type[K], doing: str, answer: Any) -> K:
-        if not isinstance(answer, kind):
+    def _checked(self, kind: type[K], doing: str, answer: Any, *needed: str) -> K:
+        """Return the answer, if it is of that kind and has what is needed, or each object in it has."""
+        objects = answer if isinstance(answer, list) else [answer]
+        whole = all(isinstance(each, dict) and all(map(each.get, needed)) for each in objects)
+        if not (isinstance(answer, kind) and whole):
             raise EngineUnavailable(
                 f"What listens at {self.endpoint().socket} was asked to {doing} and gave an answer that no container "
                 "engine gives. See what it is: docker version."
             )
         return answer
 
-    async def _told(self, kind: type[K], doing: str, request: Callable[[docker.APIClient], Any]) -> K:
-        return self._checked(kind, doing, await self._look(doing, request))
+    async def _told(self, kind: type[K], doing: str, request: Callable[[docker.APIClient], Any], *needed: str) -> K:
+        return self._checked(kind, doing, await self._look(doing, request), *needed)
 
     async def _look(self, doing: str, request: Callable[[docker.APIClient], T]) -> T:
         call = functools.partial(self._request, doing, request)
@@ -370,8 +376,8 @@ class Engine:
 
                 made = functools.partial(client.make, self.endpoint().url, patience=REQUEST_TIMEOUT)
                 with contextlib.closing(made(_OLDEST_API)) as asking:
-                    told = self._checked(dict, "tell its version", asking.version(api_version=False))
-                self._client = made(str(told.get("ApiVersion")))
+                    told = self._checked(dict, "tell its version", asking.version(api_version=False), "ApiVersion")
+                self._client = made(str(told["ApiVersion"]))
             return self._client
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ def answering(directory: Path, answers: dict[str, bytes]) -> Iterator[Engine]:
             while line := self.rfile.readline().strip().lower():
                 length = int(line[15:]) if line.startswith(b"content-length:") else length
             self.rfile.read(length)
-            self.request.sendall(next(answer for end, answer in answers.items() if path.endswith(end)))
+            self.request.sendall(
+                next(answer for end, answer in answers.items() if path.partition("?")[0].endswith(end))
+            )
 
     with socketserver.ThreadingUnixStreamServer(str(directory / "docker.sock"), Connection) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -72,6 +74,7 @@ def json_answer(text: str) -> bytes:
     return f"{head}{text}".encode()
 
 
+NETWORK = dict.fromkeys(("Name", "Driver", "Options", "Labels", "Internal", "Attachable"))
 VERSION = {"/version": json_answer('{"ApiVersion": "1.41"}')}
 
 
@@ -82,6 +85,36 @@ async def test_what_a_command_inside_prints_is_read_from_where_the_answers_head_
     made = {f"/containers/{'a' * 64}/exec": json_answer('{"Id": "e"}')}
     with answering(tmp_path, VERSION | made | {"/exec/e/start": head + first + second}) as engine:
         assert await engine.execute("a" * 64, ["true"]) == "==> a\n==> end\n"
+        engine.close()
+
+
+FULL = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "ask"),
+    [
+        ("/version", "{}", lambda engine: engine.info()),
+        ("/images/kernel-bridge/python:3.13/json", "{}", lambda engine: engine.image("kernel-bridge/python:3.13")),
+        ("/json", "[{}]", lambda engine: engine.containers("label")),
+        ("/json", "[7]", lambda engine: engine.containers("label")),
+        ("/images/json", "[null]", lambda engine: engine.images("label")),
+        ("/volumes", '{"Volumes": [{}]}', lambda engine: engine.volumes("label")),
+        ("/volumes", '{"Volumes": {"Name": "v"}}', lambda engine: engine.volumes("label")),
+        ("/networks", "[[]]", lambda engine: engine.networks("label")),
+        (f"/networks/{FULL}", "{}", lambda engine: engine.network(FULL)),
+        (f"/containers/{FULL}/json", '{"Id": "a"}', lambda engine: engine.container(FULL)),
+        (f"/containers/{FULL}/exec", "{}", lambda engine: engine.execute(FULL, ["true"])),
+        ("/containers/create", '{"Id": null}', lambda engine: engine.create({}, "name")),
+        ("/networks/create", "{}", lambda engine: engine.create_network(NETWORK)),
+    ],
+)
+async def test_an_answer_of_the_right_kind_that_lacks_what_is_needed_is_told_as_no_engines(
+    path: str, said: str, ask: Callable[[Engine], Awaitable[object]], tmp_path: Path
+) -> None:
+    with answering(tmp_path, {path: json_answer(said), "": VERSION["/version"]}) as engine:
+        with pytest.raises(EngineUnavailable, match="gave an answer that no container engine gives"):
+            await ask(engine)
         engine.close()
 
 

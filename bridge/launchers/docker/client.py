@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import socket
+import time
 from typing import Any
 
 import docker
@@ -51,13 +52,25 @@ def make(address: str, version: str, patience: float) -> docker.APIClient:
     return client
 
 
-def output(stream: Any, most: int) -> bytes:
+def output(stream: Any, most: int, patience: float) -> bytes:
     """Read to its end, or a little further than `most`, what comes in the stream that docker-py has got for an exec.
 
     The engine may send the first of it with the head of its answer: then it is in the buffer above the raw stream.
+    Raises `TimeoutError` where the end has not come within `patience` seconds, however often a little comes.
     """
     reader: io.BufferedReader = vars(stream)["_response"].raw._fp.fp  # noqa: SLF001 - as docker-py finds the raw one
-    told = bytearray()
-    while len(told) <= most and len(head := reader.read(_HEAD)) == _HEAD:
-        told += reader.read(min(int.from_bytes(head[4:], "big"), most + 1))
+    end = time.monotonic() + patience
+    told, head, left = bytearray(), b"", 0
+    while len(told) <= most:
+        if (rest := end - time.monotonic()) <= 0:
+            raise TimeoutError
+        stream._sock.settimeout(rest)  # noqa: SLF001 - a socket's own is of each read
+        piece = reader.read1(left or _HEAD - len(head))
+        if not piece:
+            break
+        if left:
+            told += piece
+            left -= len(piece)
+        elif len(head := head + piece) == _HEAD:
+            head, left = b"", int.from_bytes(head[4:], "big")
     return bytes(told)

@@ -174,7 +174,7 @@ class Engine:
             made = self._checked(dict, "look into the container", made, "Id")
             stream = client.exec_start(made["Id"], socket=True)
             try:
-                told = output(stream, LARGEST_ANSWER)
+                told = output(stream, LARGEST_ANSWER, REQUEST_TIMEOUT)
             except TimeoutError:  # code inside can stop what we run there
                 raise LaunchError(f"The container could not be looked into within {REQUEST_TIMEOUT:g} s.") from None
             finally:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ async def test_an_engine_whose_socket_nobody_serves_does_not_run(tmp_path: Path)
 
 
 @contextlib.contextmanager
-def answering(directory: Path, answers: dict[str, bytes]) -> Iterator[Engine]:
+def answering(directory: Path, answers: dict[str, bytes | Iterable[bytes]]) -> Iterator[Engine]:
     """Listen as an engine does; `answers` has the bytes for each end of a request's path, after which it hangs up."""
 
     class Connection(socketserver.StreamRequestHandler):
@@ -55,9 +55,10 @@ def answering(directory: Path, answers: dict[str, bytes]) -> Iterator[Engine]:
             while line := self.rfile.readline().strip().lower():
                 length = int(line[15:]) if line.startswith(b"content-length:") else length
             self.rfile.read(length)
-            self.request.sendall(
-                next(answer for end, answer in answers.items() if path.partition("?")[0].endswith(end))
-            )
+            answer = next(answer for end, answer in answers.items() if path.partition("?")[0].endswith(end))
+            with contextlib.suppress(ConnectionError):
+                for piece in [answer] if isinstance(answer, bytes) else answer:
+                    self.request.sendall(piece)
 
     with socketserver.ThreadingUnixStreamServer(str(directory / "docker.sock"), Connection) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -75,7 +76,7 @@ def json_answer(text: str) -> bytes:
 
 
 NETWORK = dict.fromkeys(("Name", "Driver", "Options", "Labels", "Internal", "Attachable"))
-VERSION = {"/version": json_answer('{"ApiVersion": "1.41"}')}
+VERSION: dict[str, bytes | Iterable[bytes]] = {"/version": json_answer('{"ApiVersion": "1.41"}')}
 
 
 async def test_what_a_command_inside_prints_is_read_from_where_the_answers_head_ends(tmp_path: Path) -> None:
@@ -89,6 +90,28 @@ async def test_what_a_command_inside_prints_is_read_from_where_the_answers_head_
 
 
 FULL = "a" * 64
+
+
+@pytest.mark.parametrize("piece", [b"\x01\0\0\0\0\0\0\1x", b"\x01\0\0\0\0\0\0\0"], ids=["little", "nothing"])
+async def test_a_command_inside_that_always_tells_a_little_more_is_not_waited_for_without_end(
+    piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def told() -> Iterator[bytes]:
+        yield b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        while not over.wait(0.1):  # far less than a read may take
+            yield piece
+
+    made = {f"/containers/{FULL}/exec": json_answer('{"Id": "e"}')}
+    with answering(tmp_path, VERSION | made | {"/exec/e/start": told()}) as engine:
+        monkeypatch.setattr("bridge.launchers.docker.engine.REQUEST_TIMEOUT", 1.0)
+        try:
+            with anyio.fail_after(SOON), pytest.raises(LaunchError, match="could not be looked into within 1 s"):
+                await engine.execute(FULL, ["true"])
+        finally:
+            over.set()
+        engine.close()
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,12 @@ class OtherEngine:
         while not listens(self.socket):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._engine.wait(0.1)
-                raise AssertionError(f"the engine ended: {self._log.read_text()[-2000:]}")
-            assert time.monotonic() < end, f"the engine does not listen: {self._log.read_text()[-2000:]}"
+            if self._engine.returncode is not None or time.monotonic() > end:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._engine.pid, signal.SIGKILL)
+                self._engine.wait(SOON)
+                self._engine = None  # whoever is next may start it
+                raise AssertionError(f"the engine has ended or does not listen: {self._log.read_text()[-2000:]}")
 
     def send(self, number: int) -> None:
         """Send the engine's own process a signal."""

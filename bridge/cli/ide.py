@@ -184,9 +184,7 @@ def _target(name: str | None, policy_file: Path | None, engine: str | None, *, o
             raise
         why = str(error) if isinstance(error, LaunchError) else f"No sandbox {name} runs yet"
         return Target(name, name), f"{why.rstrip('.')}. Start it before you pick the kernel: kernel-bridge up {name}"
-    remark = (
-        "" if state.startswith("alive") else f"That kernel is {state} Until it answers nothing comes of picking it."
-    )
+    remark = "" if state == "alive" else f"That kernel is {state} Until it answers nothing comes of picking it."
     return target_of(found, name), remark
 
 

@@ -67,7 +67,8 @@ def ls(*, as_json: bool, policy_file: Path | None, engine: str | None) -> None:
         say(f"No host kernels; {start}." if trouble else f"No kernels; `kernel-bridge up` starts a sandbox, {start}.")
     width = max((len(each.name) for each in listed), default=0)
     for each in listed:
-        state = ", ".join(filter(None, (each.state, "network open" if each.network == "open" else "", each.ends)))
+        network = "network open" if each.network == "open" else ""
+        state = ", ".join(filter(None, (each.state, network, each.ends, each.remark)))
         click.echo(f"{each.name:<{width}}  {each.kind:<7}  {state}  {each.notebook or each.connection_file}")
     if any(each.network == "open" for each in listed):
         say(f"Network open: {OPEN_NETWORK}.")

@@ -27,6 +27,7 @@ from bridge.policy import Attach
 PROBE_TIMEOUT = 1.5
 # The kernelspecs of `ide install` begin with it.
 OUR_KERNELSPECS = "kernel-bridge"
+_MOVED = "the engine had changed its ports, so its connection file was written again"
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Finder:
 
     async def _only_one(self) -> Found:
         listed, trouble = await self.listing(())
-        alive = [each for each in listed if each.state.startswith(("alive", "unreachable"))]
+        alive = [each for each in listed if each.state == "alive" or each.state.startswith("unreachable")]
         if not alive:
             raise NoSuchKernel(
                 f"No kernel runs that could be meant{f' ({trouble})' if trouble else ''}. Start one with "
@@ -246,6 +247,7 @@ class Finder:
             network=sandbox.network,
             workspace=sandbox.workspace,
             ends=sandbox.end.near(datetime.now(UTC)) if sandbox.end else None,
+            remark=_MOVED if sandbox.moved and kernel else None,
         )
         return _Row(Found(path, sandbox=sandbox), listing, kernel)
 
@@ -269,8 +271,7 @@ class Finder:
         except BridgeError:
             return "", "alive"  # its file was lost, and is written again when somebody connects
         if silent is None:
-            moved = "; the engine had changed its ports, so its connection file was written again"
-            return kernel, f"alive{moved if sandbox.moved else ''}"
+            return kernel, "alive"
         last = await self._sandboxes.last_ending(sandbox.name)
         return "", f"not answering: {last or silent}"
 

@@ -20,7 +20,7 @@ class Listing:
     name: str
     kind: Kind
     state: str
-    """`alive` (also with a remark behind it), `not answering: …`, `ended: …` or `unreachable: …`."""
+    """`alive`, `not answering: …`, `ended: …`, `unreachable: …` or `paused: …`."""
     connection_file: str
     connected: bool
     notebook: str | None = None
@@ -29,6 +29,8 @@ class Listing:
     workspace: str | None = None
     ends: str | None = None
     """Of a sandbox that is near its end by a limit: `ends in about 8 min: …`."""
+    remark: str | None = None
+    """What was done to it that its user should know of."""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_where_the_engine_has_changed_the_ports_the_file_is_written_again_and_ls
             gateway.restart(timeout=0)
         said = told(other.command(*command))
         if command[0] == "ls":
-            assert "alive; the engine had changed its ports, so its connection file was written again" in said
+            assert "alive, the engine had changed its ports, so its connection file was written again" in said
         else:
             assert "42\n" in said
         after = load(runtime / "kernel-bridge-lab.json")

@@ -176,7 +176,7 @@ def test_a_file_that_was_left_behind_keeps_no_name_where_another_program_has_one
         sandbox = await launcher.start(make_spec("lab"))
         left = load(sandbox.connection_file)
         with looker.client() as engine:
-            for role in ("kernel", "gateway"):
+            for role in ("gateway", "kernel"):  # the gateway ends with its kernel
                 looker.end(role)
             engine.containers.prune(filters={"label": f"io.kernel-bridge.owner={looker.whose}"})
         with socket.create_server(("127.0.0.1", left.hb_port)):

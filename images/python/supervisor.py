@@ -63,7 +63,7 @@ STRAYS_SECONDS = 10.0  # a killed process ends at once, unless it hangs in the o
 QUICK_STARTS = 5  # so many starts in a minute are let through at once; after that something is wrong for good
 QUICK_WINDOW = 60.0
 SLOW_DELAY = 10.0
-LATELY_SECONDS = 5.0  # a kernel that may start no more threads ends at once, if it ends by that
+STARTING_SECONDS = 60.0  # on a busy machine; later a kernel that may start no more threads raises, and does not end
 
 PASSED_ON = ("TZ", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHON_CPU_COUNT")
 PROXY = ("127.0.0.1", 3128)
@@ -188,7 +188,9 @@ def start_delay(starts: Sequence[float], now: float) -> float:
     return max(0.0, recent[-1] + SLOW_DELAY - now)
 
 
-def ending_of(status: int, *, oom_kills: int, limit: int | None, refused: int = 0, most: int | None = None) -> Ending:
+def ending_of(
+    status: int, *, oom_kills: int, limit: int | None, refused: int = 0, most: int | None = None, lived: float = 0.0
+) -> Ending:
     """Tell how a kernel ended.
 
     Args:
@@ -196,12 +198,14 @@ def ending_of(status: int, *, oom_kills: int, limit: int | None, refused: int = 
         oom_kills: how many processes of the container ran out of memory while this kernel lived. A worker process that
             was killed for it does not make the kernel's own exit one.
         limit: the container's memory limit in bytes, None where there is none.
-        refused: how many processes and threads the container was refused just before, as it had as many as it may.
+        refused: how many processes and threads the container was refused meanwhile, as it had as many as it may.
         most: how many that are, None where there is no limit.
+        lived: for how many seconds the kernel ran.
 
     """
     code = os.waitstatus_to_exitcode(status)
-    full = "" if not refused else f", and the container had no room for more processes and threads (pids: {most})"
+    is_told = refused and lived < STARTING_SECONDS
+    full = "" if not is_told else f", and the container had no room for more processes and threads (pids: {most})"
     if code >= 0:
         return Ending("exit", code, f"the kernel's process ended by itself with exit status {code}{full}")
     number = -code
@@ -253,29 +257,6 @@ def limit_in(*paths: Path) -> int | None:
             limit = int(path.read_text())
             return limit if limit < 1 << 60 else None  # v1 says a number near 2**63
     return None
-
-
-class Refusals:
-    """How many processes and threads were refused just now: the operating system only counts them from the first on."""
-
-    def __init__(self, root: Path = CGROUP) -> None:
-        self._root = root
-        self._before = self._last = 0
-        self.next_look = 0.0
-
-    def forget(self, now: float) -> None:
-        """Count from now on."""
-        self._before = self._last = refused_starts(self._root)
-        self.next_look = now + LATELY_SECONDS
-
-    def look(self, now: float) -> None:
-        """Forget what was before the last look."""
-        self._before, self._last = self._last, refused_starts(self._root)
-        self.next_look = now + LATELY_SECONDS
-
-    def lately(self) -> int:
-        """How many since the look before the last."""
-        return refused_starts(self._root) - self._before
 
 
 # The process.
@@ -554,8 +535,7 @@ class Supervisor:
         self._epoch = 0
         self._pid: int | None = None
         self._starts: list[float] = []
-        self._oom_kills = 0
-        self._refusals = Refusals()
+        self._oom_kills = self._refused = 0
         self._has_more = False
 
     def run(self) -> NoReturn:
@@ -563,11 +543,8 @@ class Supervisor:
         while True:
             if time.clock_gettime(AGE) >= self._ends.next_look:
                 self._look()
-            now = time.monotonic()
-            if now >= self._refusals.next_look:
-                self._refusals.look(now)
             start, starts = self._missing()
-            wait = start_delay(starts, now) if start else self._refusals.next_look - now
+            wait = start_delay(starts, time.monotonic()) if start else 3600.0
             if start and wait == 0:
                 start()
                 continue
@@ -605,8 +582,7 @@ class Supervisor:
         self._epoch += 1
         self._forwarder_starts.clear()
         self._starts = [*self._starts[-QUICK_STARTS:], time.monotonic()]
-        self._oom_kills = oom_kills()
-        self._refusals.forget(time.monotonic())
+        self._oom_kills, self._refused = oom_kills(), refused_starts()
         # If the user's site directory is not there when Python starts, what is installed into it later is not found.
         site = Path(self._environment["HOME"], f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}")
         with contextlib.suppress(OSError):
@@ -655,9 +631,12 @@ class Supervisor:
         status, _ = self._collect()
         if status is None:
             return
-        killed, refused = oom_kills() - self._oom_kills, self._refusals.lately()
+        killed, refused = oom_kills() - self._oom_kills, refused_starts() - self._refused
+        lived = time.monotonic() - self._starts[-1]
         self._end_strays()
-        self._ended(ending_of(status, oom_kills=killed, limit=memory_limit(), refused=refused, most=pids_limit()))
+        self._ended(
+            ending_of(status, oom_kills=killed, limit=memory_limit(), refused=refused, most=pids_limit(), lived=lived)
+        )
 
     def _collect(self) -> tuple[int | None, bool]:
         """Returns the kernel's status, if it has ended, and whether any process is left.

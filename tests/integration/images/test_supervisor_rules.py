@@ -88,25 +88,8 @@ def test_a_kernel_that_could_start_no_more_threads_is_told_with_their_limit(supe
     ending = supervisor.ending_of(status, oom_kills=0, limit=None, refused=1, most=32)
     assert ending.text.endswith(", and the container had no room for more processes and threads (pids: 32)")
     assert "pids" not in supervisor.ending_of(status, oom_kills=0, limit=None, refused=0, most=32).text
-
-
-def test_only_what_was_refused_just_before_the_end_is_taken_for_its_reason(supervisor: Any, tmp_path: Path) -> None:
-    def refuse(number: int) -> None:
-        (tmp_path / "pids.events").write_text(f"max {number}\n")
-
-    refusals, now = supervisor.Refusals(tmp_path), 100.0
-    refuse(3)
-    refusals.forget(now)  # those of the kernel before
-    assert refusals.lately() == 0
-    refuse(4)
-    assert refusals.lately() == 1
-    for left in (1, 0):
-        assert refusals.next_look == now + supervisor.LATELY_SECONDS
-        now = refusals.next_look
-        refusals.look(now)
-        assert refusals.lately() == left
-    refuse(6)
-    assert refusals.lately() == 2
+    later = supervisor.STARTING_SECONDS + 1
+    assert "pids" not in supervisor.ending_of(status, oom_kills=0, limit=None, refused=1, most=32, lived=later).text
 
 
 def test_memory_that_ran_out_without_a_limit_of_the_container_is_told_without_one(supervisor: Any) -> None:

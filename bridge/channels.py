@@ -30,7 +30,7 @@ from jupyter_client.session import DELIM, Session
 from zmq.utils.monitor import recv_monitor_message
 
 from bridge.authors import OURS
-from bridge.backlog import Backlog, Frames, Gap, Head
+from bridge.backlog import Backlog, Frames, Gap, Head, request
 from bridge.connection import ConnectionInfo
 from bridge.errors import KernelNotResponding
 from bridge.messages import Channel, Message, mapping
@@ -51,6 +51,8 @@ TAKEN = 50 * FAIR
 RECONNECT_MS, RECONNECT_MAX_MS = 20, 500
 # In a header; quotes inside of a text are escaped there.
 _MSG_TYPE = re.compile(rb'"msg_type": ?"(\w+)"')
+# Bytes of a header; what code makes up may be a thousand times as long.
+USUAL = 4096
 _PARTS = ("header", "parent_header", "metadata", "content")
 
 
@@ -362,15 +364,16 @@ def _head(frames: Frames) -> Head | None:
     try:
         _, header, parent, _, *contents = frames[frames.index(DELIM) + 1 :]
         found = _MSG_TYPE.search(header)
-        return Head(found[1].decode(), _request(parent), sum(map(len, contents))) if found else None
+        read = _request if len(parent) <= USUAL else _request.__wrapped__
+        return Head(found[1].decode(), read(parent), sum(map(len, contents))) if found else None
     except Exception:  # noqa: BLE001 - as `Channels._parse`
         return None
 
 
 @functools.lru_cache(maxsize=16)
-def _request(parent: bytes) -> dict[str, Any]:
-    """Return a parent's header; a flood's messages have all the same."""
-    return mapping(_json(parent))
+def _request(parent: bytes) -> dict[str, str]:
+    """Return what is needed of a parent's header; a flood's messages have all the same."""
+    return request(mapping(_json(parent)))
 
 
 def _of(gap: Gap) -> Message:

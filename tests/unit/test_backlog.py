@@ -7,15 +7,17 @@ import json
 import pytest
 from jupyter_client.session import DELIM
 
-from bridge.backlog import Backlog, Gap
-from bridge.channels import _head
+from bridge.backlog import LONGEST, OVERHEAD, Backlog, Gap
+from bridge.channels import _head, _request
 from bridge.messages import Missed
 
 LIMIT = 100_000
 
 
-def frames(msg_type: str, content: str = "", request: str = "cell") -> list[bytes]:
-    header, parent = ({"msg_id": request, "msg_type": each} for each in (msg_type, "execute_request"))
+def frames(msg_type: str, content: str = "", request: str = "cell", **more: str) -> list[bytes]:
+    """Make a message; what is named besides stands in its parent's header."""
+    header: dict[str, str] = {"msg_id": request, "msg_type": msg_type}
+    parent = header | {"msg_type": "execute_request"} | more
     return [b"topic", DELIM, b"", *(json.dumps(each).encode() for each in (header, parent, {})), content.encode()]
 
 
@@ -23,7 +25,7 @@ def filled(*messages: list[bytes]) -> Backlog:
     backlog = Backlog(_head, LIMIT)
     for each in messages:
         backlog.add(each)
-        assert 0 < backlog.size <= LIMIT
+        assert 0 < backlog.size <= LIMIT + sum(map(len, each)) + OVERHEAD
     return backlog
 
 
@@ -74,6 +76,50 @@ def test_whatever_comes_in_whatever_number_the_bound_holds(msg_type: str, reques
     assert callable(request_of)
     backlog = filled(*(frames(msg_type, "", request_of(number)) for number in range(5000)), frames("stream", "last"))
     assert taken(backlog)[-1] == "last"
+
+
+@pytest.mark.parametrize("size", [LIMIT * 6 // 10, LIMIT * 3 // 10, LIMIT * 11 // 10])
+def test_large_output_is_counted_to_the_last_byte_and_no_begin_or_end_goes_with_it(size: int) -> None:
+    marks = ["status", "execute_input", "execute_reply"]
+    backlog = filled(*map(frames, marks), *[frames("stream", "x" * size)] * 6, *map(frames, marks))
+    found = taken(backlog)
+    assert found[:3] == found[-3:] == marks
+    (gap,) = [each for each in found if isinstance(each, Gap)]
+    assert gap.missed.messages + sum(str(each).startswith("x") for each in found) == 6
+    assert gap.missed.size == size * gap.missed.messages > 0
+
+
+def test_a_large_reply_costs_no_other_one() -> None:
+    found = taken(filled(frames("execute_reply", "first"), frames("execute_reply", "x" * 2 * LIMIT)))
+    assert found == ["first", "x" * 2 * LIMIT]
+
+
+def test_where_even_begins_and_ends_are_too_much_the_largest_go_and_that_is_counted() -> None:
+    many = [frames("execute_input", "x" * 10_000, "theirs") for _ in range(20)]
+    found = taken(filled(frames("status"), *many, frames("execute_reply"), frames("status")))
+    first, gap, *kept = found
+    assert (first, kept[-2:]) == ("status", ["execute_reply", "status"])
+    assert isinstance(gap, Gap)
+    assert gap.missed == Missed(20 - len(kept[:-2]), 10_000 * (20 - len(kept[:-2])))
+
+
+@pytest.mark.parametrize("msg_type", ["status", "stream"])
+def test_of_requests_without_number_nothing_goes_uncounted(msg_type: str) -> None:
+    sent = [frames(msg_type, "x" * 100, str(number)) for number in range(5000)]
+    found = taken(filled(*sent))
+    missed = sum((each.missed for each in found if isinstance(each, Gap)), Missed())
+    kept = sum(not isinstance(each, Gap) for each in found)
+    assert missed == Missed(5000 - kept, 100 * (5000 - kept))
+
+
+def test_what_a_gap_keeps_of_its_request_is_short_whatever_the_request_is_called() -> None:
+    long = "x" * LIMIT
+    _request.cache_clear()
+    found = taken(filled(*[frames("stream", "", long, username=long, more=long)] * 3))
+    (gap,) = [each for each in found if isinstance(each, Gap)]
+    assert gap.missed.messages > 0
+    assert sum(map(len, (*gap.parent, *gap.parent.values()))) < 6 * LONGEST
+    assert _request.cache_info().currsize == 0
 
 
 def test_a_message_that_alone_is_more_than_the_bound_is_read_and_goes_for_the_next_one() -> None:

@@ -2,7 +2,8 @@
 
 The one rule: each bridge writes one SQLite file of its own, private to its user, which other processes may read
 meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell. Where
-another program holds a lock on it, that is what happens to output after a moment; begins and ends are written later.
+another program holds a lock on it, that is what happens to output after a moment; begins and ends are written later,
+and until then nothing makes room.
 
 Output is numbered by places, which only rise within a cell. A text that is too long for one page of a reader takes
 several, so that a reader goes on at any of them.
@@ -34,8 +35,9 @@ PIECE = 64 * 1024
 IN_MEMORY = 16 * 1024 * 1024
 # Seconds that a write may wait for a lock that another program holds on the file; meanwhile nothing else is done.
 HELD_UP = 0.2
-# Small changes that wait for the end of such a lock.
+# Small changes that wait for the end of such a lock; what is more than that cannot be written.
 OWED = 10_000
+LOCKED = "another program held a lock on the file"
 # Entries of one text that are written together.
 TOGETHER = 64
 # An entry costs that much beside its contents.
@@ -121,6 +123,7 @@ class Record:
         self._unwritten = 0
         self._told = 0
         self._size = 0
+        self._why = None if cell else journal.problem
 
     @property
     def cursor(self) -> int:
@@ -132,7 +135,7 @@ class Record:
     def trouble(self) -> str | None:
         """Why not all that the cell has put out is here to be read, in a sentence; None where it is."""
         if not self.cell or self._unwritten:
-            return f"Not all of this output could be kept to be read later: {self._journal.problem}."
+            return f"Not all of this output could be kept to be read later: {self._why}."
         if not self._journal.holds(self.cell):
             return "This output is kept no longer: it made room for newer output."
         return None
@@ -216,7 +219,9 @@ class Record:
         places, size, is_written = self._journal.add(self.cell, self._place, self._size, outputs, display_id)
         self._place += places
         self._size += size
-        self._unwritten += 0 if is_written else size
+        if not is_written:
+            self._unwritten += size
+            self._why = self._journal.problem
         return is_written
 
 
@@ -237,9 +242,9 @@ class Journal:
         self._opened: sqlite3.Connection | None = None
         self._now = 0.0
         self._is_held = False
-        self._owed: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=OWED)
+        self._owed: deque[tuple[str, tuple[Any, ...]]] = deque()
         self.problem: str | None = None
-        """Why something could not be written, once that happened."""
+        """Why something could not be written, the last time that this happened; `LOCKED` for a lock."""
 
     def book(self, name: str, *, fingerprint: str = "", spec: str = "") -> Book:
         """Return the part about the kernel that has this name, and these in its connection file."""
@@ -249,8 +254,12 @@ class Journal:
         """Let others read it, or remove it where nothing is in it."""
         if self._opened is None:
             return
-        with contextlib.suppress(sqlite3.Error), self._in_turn():
-            pass  # what is owed
+        self._hold(is_held=False)  # which waits for a lock once more
+        try:
+            with self._in_turn():
+                pass  # what is owed
+        except sqlite3.Error as error:
+            self._trouble(error)
         empty = self._scalar("SELECT count(*) FROM cells") == 0
         self._opened.close()
         self._opened = None
@@ -288,7 +297,8 @@ class Journal:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(*columns, cell.count, began, ended, cell.status if ended else None),
         )
-        self._grow(len(columns[-1]) + ROW)
+        if cursor is not None:
+            self._grow(len(columns[-1]) + ROW)
         record = Record(self, 0 if cursor is None else int(cursor.lastrowid or 0))
         for each in outputs:
             record.add(each)
@@ -313,10 +323,14 @@ class Journal:
             pieces = max(1, -(-len(text) // self.piece)) if _is_text_alone(output) else 1
             rows.append((cell, place, pieces, start + size, _shown_size(text), kind, display_id, body))
             place, size = place + pieces, size + len(body)
-        is_written = bool(cell) and self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        if is_written:
+        if not cell:
+            return place - first, size, False
+        error = self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        if error is None:
             self._grow(size + ROW * len(rows))
-        return place - first, size, is_written
+        else:
+            self._trouble(error)
+        return place - first, size, error is None
 
     def update(self, cell: int, display_id: str, data: DisplayData) -> None:
         """Put other data in a display's place, in all cells of the same kernel."""
@@ -328,11 +342,12 @@ class Journal:
         ):
             if kind not in ("display", "result"):
                 continue
-            self._write(
+            written = self._write(
                 "UPDATE outputs SET body = ?, text = ? WHERE cell = ? AND place = ?",
                 *(body, _shown_size(text), other, place),
             )
-            self._grow(len(body) - old)
+            if written is not None:
+                self._grow(len(body) - old)
 
     def ask(self, cell: int, prompt: str | None) -> None:
         """Write what a cell asks, for whoever may have to go on to ask it."""
@@ -345,8 +360,8 @@ class Journal:
 
     def clear(self, cell: int) -> None:
         """Forget a cell's output so far."""
-        self._size -= self._scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
-        self._change("DELETE FROM outputs WHERE cell = ?", cell)
+        size = self._scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
+        self._shrink(size, "DELETE FROM outputs WHERE cell = ?", cell)
         self._change("UPDATE cells SET missing = 0 WHERE id = ?", cell)
 
     def end(self, cell: int, status: Status, count: int | None, *, missing: int) -> bool:
@@ -365,12 +380,12 @@ class Journal:
         """Tell whether a cell is still kept."""
         return bool(self._scalar("SELECT count(*) FROM cells WHERE id = ?", cell))
 
-    def forget(self, cell: int) -> None:
-        """Remove a cell and its output."""
+    def forget(self, cell: int) -> bool:
+        """Remove a cell and its output; returns whether that is done by now."""
         self.clear(cell)
         self.ask_no_more(cell)
-        self._size -= self._scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
-        self._change("DELETE FROM cells WHERE id = ?", cell)
+        size = self._scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
+        return self._shrink(size, "DELETE FROM cells WHERE id = ?", cell)
 
     # -- reading
 
@@ -439,10 +454,18 @@ class Journal:
         self._size += size
         while self._size > self._limit:
             oldest = self._scalar("SELECT min(id) FROM cells WHERE ended IS NOT NULL")
-            if oldest:
-                self.forget(oldest)
-            elif not self._thin():
+            if not (self.forget(oldest) if oldest else self._thin()):
                 break
+
+    def _shrink(self, size: int, statement: str, *values: Any) -> bool:
+        """Remove what has this size; returns whether that is done by now. What is owed is measured when it is."""
+        is_done = self._change(statement, *values) and not self._owed
+        self._size -= size if is_done else 0
+        return is_done
+
+    def _measured(self) -> int:
+        outputs = self._scalar("SELECT sum(length(body) + ?) FROM outputs", ROW)
+        return outputs + self._scalar("SELECT sum(length(code) + ?) FROM cells", ROW)
 
     def _thin(self) -> bool:
         """Forget some output in the middle of the cell that has most of it; False where there is none to spare."""
@@ -457,10 +480,11 @@ class Journal:
             gone += size
             if gone > self._limit // 16:
                 break
-        self._write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places)
-        self.miss(cell, gone)
+        if not places or self._write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places):
+            return False
         self._size -= gone + ROW * len(places)
-        return bool(places)
+        self.miss(cell, gone)
+        return True
 
     # -- the file
 
@@ -488,41 +512,58 @@ class Journal:
             self._trouble(error)
             return None
 
-    def _write_all(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+    def _write_all(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> Exception | None:
+        """Write all or nothing; returns why it was nothing."""
         try:
             with self._in_turn() as database, database:  # commits, or takes all of it back
                 database.execute("BEGIN")
                 database.executemany(statement, rows)
         except (sqlite3.Error, OverflowError) as error:
-            self._trouble(error)
-            return False
-        return True
+            return error
+        return None
 
     def _change(self, statement: str, *values: Any) -> bool:
         """Write what is small, behind a lock with the next write after it; returns whether that is done or will be."""
-        if self._write(statement, *values) is not None:
-            return True
-        if self._is_held:
-            self._owed.append((statement, values))
-        return self._is_held
+        try:
+            with self._in_turn() as database:
+                database.execute(statement, values)
+        except (sqlite3.Error, OverflowError) as error:
+            if _is_busy(error) and len(self._owed) < OWED:
+                self._owed.append((statement, values))
+                return True
+            self._trouble(error)
+            return False
+        return True
 
     @contextlib.contextmanager
     def _in_turn(self) -> Iterator[sqlite3.Connection]:
         """Write, behind all that is owed. A lock is waited for once, and then only looked at until it is gone."""
         database = self._database()
         try:
-            while self._owed:
-                database.execute(*self._owed[0])
-                self._owed.popleft()
+            if self._owed:
+                self._pay(database)
             yield database
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY and not self._is_held:
-                self._is_held = True
-                database.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as error:
+            self._hold(is_held=_is_busy(error))
             raise
-        if self._is_held:
-            self._is_held = False
-            database.execute(f"PRAGMA busy_timeout = {HELD_UP * 1000:.0f}")
+        self._hold(is_held=False)
+
+    def _pay(self, database: sqlite3.Connection) -> None:
+        """Write what is owed; what cannot be written though there is no lock must not keep all else from being so."""
+        while self._owed:
+            try:
+                database.execute(*self._owed[0])
+            except (sqlite3.Error, OverflowError) as error:
+                if _is_busy(error):
+                    raise
+                self._trouble(error)
+            self._owed.popleft()
+        self._size = self._measured()
+
+    def _hold(self, *, is_held: bool) -> None:
+        if is_held != self._is_held:
+            self._is_held = is_held
+            self._database().execute(f"PRAGMA busy_timeout = {0 if is_held else HELD_UP * 1000:.0f}")
 
     def _read(self, query: str, *values: Any) -> Iterator[Any]:
         with contextlib.suppress(sqlite3.Error, OverflowError):
@@ -535,9 +576,14 @@ class Journal:
         return int(next(self._read(query, *values), (0,))[0] or 0)
 
     def _trouble(self, error: Exception) -> None:
-        if self.problem is None:
-            log.warning("not all output can be kept on disk: %s", error)
-        self.problem = "another program holds a lock on the file" if self._is_held else str(error)
+        why = LOCKED if _is_busy(error) else str(error)
+        if why != self.problem:
+            log.warning("not all output can be kept on disk: %s", why)
+        self.problem = why
+
+
+def _is_busy(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 class Book:

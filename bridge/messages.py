@@ -66,5 +66,5 @@ def text_of(value: Any) -> str:
 
 
 def number(value: Any, otherwise: int | None) -> int | None:
-    """Return a field that is to be a whole number."""
-    return value if isinstance(value, int) else otherwise
+    """Return a field that is to be a whole number of a usual size: 64 bits."""
+    return value if isinstance(value, int) and -(2**63) <= value < 2**63 else otherwise

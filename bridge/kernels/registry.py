@@ -15,7 +15,7 @@ from typing import Any
 from bridge.addresses import OutputAddress
 from bridge.audit import Audit, Who
 from bridge.errors import KernelNotResponding
-from bridge.journal import IN_MEMORY, Journal
+from bridge.journal import IN_MEMORY, LOCKED, Journal
 from bridge.kernels import cells, transfers
 from bridge.kernels.activity import Activity
 from bridge.kernels.cells import PAGE_MARGIN, AskFor
@@ -40,6 +40,10 @@ from bridge.session import PATIENCE, OnMessage
 NOT_KEPT = (
     "Not all that runs here is kept on disk: {}. Results come as ever, but `kernel-bridge export` and a later server "
     "may not have it. Make room there, and start this server anew when it suits."
+)
+NOT_KEPT_MEANWHILE = (
+    f"Not all that runs here is kept on disk: {LOCKED}. Results come as ever, but `kernel-bridge export` and a later "
+    "server may not have what came meanwhile. What comes after it is kept again; find what locks it if it goes on."
 )
 
 
@@ -75,7 +79,7 @@ class Kernels:
         place = None if calls.kept_output is None else journal_home()
         self.journal = Journal(place, calls.kept_output or IN_MEMORY, page=calls.max_output - PAGE_MARGIN)
         """What everyone has run in the connected kernels, as far as it was seen from here."""
-        self._is_told_of_disk = False
+        self._told_of_disk: set[str] = set()
         self.on_activity: Callable[[str], None] = lambda _: None
         """Called with a kernel's name when a cell of someone else begins or ends in it."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -248,14 +252,15 @@ class Kernels:
         return self._with_what_is_not_kept(outcome)
 
     def _with_what_is_not_kept(self, outcome: Outcome) -> Outcome:
-        """Say once that there is no room on disk; a result of which some is missing says so by itself."""
+        """Say once why not all is kept on disk; a result of which some is missing says so by itself."""
         why = self.journal.problem
-        if why is None or self._is_told_of_disk:
+        if why is None or why in self._told_of_disk:
             return outcome
-        self._is_told_of_disk = True
+        self._told_of_disk.add(why)
         if outcome.result and any(why in each for each in outcome.result.notes):
             return outcome
-        return dataclasses.replace(outcome, notices=(*outcome.notices, NOT_KEPT.format(why)))
+        told = NOT_KEPT_MEANWHILE if why == LOCKED else NOT_KEPT.format(why)
+        return dataclasses.replace(outcome, notices=(*outcome.notices, told))
 
     async def read(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,22 @@ def test_while_it_runs(bridge: Serve, host_kernel: Any, small_disk: Path) -> Non
     (small_disk / "filling").unlink()
     assert "kept" not in server.call("execute_code", code="print(x * 7)"), "there is room again"
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_lock_that_another_program_holds_for_a_while_is_told_as_that_and_a_full_disk_after_it_too(
+    bridge: Serve, host_kernel: Any, small_disk: Path
+) -> None:
+    server = bridge(XDG_STATE_HOME=str(small_disk)).greet()
+    server.connect(host_kernel)
+    server.call("execute_code", code="x = 6")
+    (file,) = small_disk.rglob("cells.sqlite")
+    with closing(sqlite3.connect(file, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        told = server.call("execute_code", code="print(x * 7)")
+        assert "another program held a lock on the file" in told
+        assert "Make room" not in told
+        foreign.execute("ROLLBACK")
+    assert "kept" not in server.call("execute_code", code="print(x * 7)")
+    fill(small_disk)
+    assert "disk is full" in server.call("execute_code", code="for n in range(20_000): print('line', n)")
+    serves_on(server)

@@ -316,3 +316,8 @@ def test_many_displays_that_grow_by_updates_stay_within_what_is_kept() -> None:
     kept = [each.data.get("text/html", "") for each in result.outputs if isinstance(each, DisplayData)]
     assert len(kept) == 100
     assert 400_000 <= sum(map(len, kept)) <= 1_000_000
+
+
+@pytest.mark.parametrize("count", [2**63, -(2**63) - 1, 10**4000, "3", None])
+def test_a_count_that_is_no_usual_number_is_none(count: Any) -> None:
+    assert fold(message("execute_input", {"execution_count": count})).count is None

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bridge.journal import FILE, Journal, Page, Record, is_held
+from bridge import journal as kept
+from bridge.journal import FILE, LOCKED, Journal, Page, Record, is_held
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Stream
 
 MiB = 1 << 20
@@ -296,7 +297,7 @@ def test_anothers_lock_holds_nothing_up_for_long_and_what_it_costs_is_told(journ
         other.end("ok", 7)
         unknown = begin(journal)
         assert time.monotonic() - started < 3
-        assert "another program holds a lock on the file" in str(record.trouble)
+        assert LOCKED in str(record.trouble)
         foreign.execute("ROLLBACK")
     record.add(Stream("stdout", "after\n"))
     record.end("ok", 1)
@@ -310,7 +311,125 @@ def test_anothers_lock_holds_nothing_up_for_long_and_what_it_costs_is_told(journ
     ended = other.read()
     assert ended is not None
     assert (ended.status, ended.count, ended.ended is None) == ("ok", 7, False)
-    assert "holds a lock" in str(unknown.trouble)
+    assert LOCKED in str(unknown.trouble)
+    assert journal.problem == LOCKED
+
+
+@contextlib.contextmanager
+def locked(tmp_path: Path) -> Iterator[None]:
+    """Have another program hold a lock on the journal's file."""
+    (file,) = tmp_path.rglob(FILE)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        yield
+        foreign.execute("ROLLBACK")
+
+
+def test_of_a_lock_that_costs_nothing_nothing_is_told(journal: Journal, tmp_path: Path) -> None:
+    record = begin(journal)
+    with locked(tmp_path):
+        record.start(1)
+        record.ask("who? ")
+        record.end("ok", 1)
+    record.ask_no_more()
+    assert (record.trouble, journal.problem) == (None, None)
+    ended = record.read()
+    assert ended is not None
+    assert (ended.status, ended.count) == ("ok", 1)
+
+
+def test_what_cannot_be_written_behind_a_lock_keeps_nothing_else_from_being_written(
+    journal: Journal, tmp_path: Path
+) -> None:
+    record = begin(journal)
+    with locked(tmp_path):
+        record.miss(5)
+        record.start(2**70)  # no number of SQLite's
+        journal._owed.append(("UPDATE cells SET count = ? WHERE id = ?", (2**70, record.cell)))
+        record.end("ok", 3)
+    later = begin(journal)
+    later.add(Stream("stdout", "later"))
+    assert everything(later) == [Stream("stdout", "later")]
+    assert "too large" in str(journal.problem)
+    ended = record.read()
+    assert ended is not None
+    assert (ended.status, ended.count) == ("ok", 3)
+
+
+def test_a_journal_is_closed_whatever_is_owed_and_what_is_lost_is_told(journal: Journal, tmp_path: Path) -> None:
+    record = begin(journal)
+    with locked(tmp_path):
+        record.end("ok", 1)
+        assert journal.problem is None
+        journal.close()
+        assert journal.problem == LOCKED
+
+
+def test_what_is_too_much_to_be_owed_is_told(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "OWED", 2)
+    first, second, third = begin(journal), begin(journal), begin(journal)
+    with locked(tmp_path):
+        first.end("ok", 1)
+        second.end("ok", 2)
+        assert journal.problem is None
+        third.end("ok", 3)
+        assert journal.problem == LOCKED
+    assert [each.status for each in journal.cells("1")] == ["running"] * 3
+    journal.know("k9", "", "", "{}")
+    assert [each.status for each in journal.cells("1")] == ["ok", "ok", "running"]
+
+
+def test_a_disk_that_is_full_after_a_lock_is_told_as_that(journal: Journal, tmp_path: Path) -> None:
+    record = begin(journal)
+    with locked(tmp_path):
+        record.add(DisplayData({"text/plain": "lost"}))
+        assert journal.problem == LOCKED
+    journal._database().execute(f"PRAGMA max_page_count = {journal._scalar('PRAGMA page_count')}")
+    record.add(DisplayData({"text/plain": "x" * MiB}))
+    assert "full" in str(journal.problem)
+    assert "full" in str(record.trouble)
+
+
+def test_the_size_is_what_is_there_after_a_lock_whatever_was_to_go_meanwhile(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 64 * MiB)
+    cleared, forgotten, grown = (begin(journal) for _ in range(3))
+    for each in (cleared, forgotten, grown):
+        each.add(DisplayData({"text/plain": "x" * 1000}), "d")
+    before = journal._size
+    with locked(tmp_path):
+        for _ in range(3):
+            cleared.clear()
+        forgotten.forget()
+        grown.update("d", DisplayData({"text/plain": "x" * 5000}))
+        assert journal._size == before
+    grown.add(DisplayData({"text/plain": "y" * 1000}))
+    assert journal._size == journal._measured()
+    journal.close()
+
+
+def test_a_lock_in_which_there_is_no_room_makes_nothing_go_and_nothing_is_told_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal", MiB)
+    record = begin(journal)
+    for _ in range(10):
+        record.add(DisplayData({"text/plain": "x" * 90_000}))
+    write_all = journal._write_all
+
+    def held_from_now_on(*arguments: Any) -> Any:
+        with locked(tmp_path):
+            return write_all(*arguments)
+
+    size = journal._size
+    monkeypatch.setattr(journal, "_write_all", held_from_now_on)
+    assert not journal._thin()
+    monkeypatch.undo()
+    assert journal._size == size
+    page = record.page(0, text=2 * MiB, size=2 * MiB)
+    assert page is not None
+    kept_text = "".join(each.data["text/plain"] for each in page.outputs if isinstance(each, DisplayData))
+    assert (len(kept_text), page.missing, journal.problem) == (900_000, 0, None)
+    journal.close()
 
 
 def test_an_output_is_found_by_its_place_and_pages_say_where_it_is(journal: Journal) -> None:

@@ -270,9 +270,9 @@ class Execution:
     def ask(self, question: Question | None) -> None:
         """Ask what the kernel was found to wait for; None for what is never asked."""
         self._started = True
-        self._question = question
+        self._question = question and replace(question, prompt=question.prompt[:LONGEST_PROMPT])
         if self._record:
-            self._record.ask(question.prompt if question else None)
+            self._record.ask(self._question.prompt if self._question else None)
 
     def close_question(self, note: str | None = None) -> None:
         """Ask no longer: it was answered, or given up for the reason that the note tells."""
@@ -398,7 +398,7 @@ class Execution:
 
     def _ask(self, message: Message) -> None:
         # stdin may be ahead of iopub; a password is never asked for
-        prompt = text_of(message.content.get("prompt"))[:LONGEST_PROMPT]
+        prompt = text_of(message.content.get("prompt"))
         is_password = bool(message.content.get("password"))
         self.ask(None if is_password else Question(str(message.header.get("msg_id", "")), prompt))
 

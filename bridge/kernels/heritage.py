@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ NEWEST = 100
 OTHERS, OWN = 50, 200
 # Bytes of output in all, the newest: copied in a tenth of a second.
 ROOM = 16 * 2**20
+# Seconds after which a cell that could not be left to somebody else, for a lock, is nobody's.
+RELEASED = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Unended:
         return self._mark("UPDATE cells SET status = 'lost', ended = ? WHERE id = ? AND ended IS NULL", now)
 
     def release(self) -> None:
-        """Leave it to somebody else."""
-        self._mark("UPDATE cells SET status = NULL, ended = ? WHERE id = ?", None)
+        """Leave it to somebody else; behind a lock that another program holds, in a thread of its own."""
+        statement = "UPDATE cells SET status = NULL, ended = ? WHERE id = ?"
+        if not self._mark(statement, None):
+            threading.Thread(target=self._mark, args=(statement, None, RELEASED), daemon=True).start()
 
-    def _mark(self, statement: str, ended: float | None) -> bool:
+    def _mark(self, statement: str, ended: float | None, wait: float = HELD_UP) -> bool:
         try:
-            with contextlib.closing(sqlite3.connect(self.seen.file, HELD_UP, isolation_level=None)) as database:
+            with contextlib.closing(sqlite3.connect(self.seen.file, wait, isolation_level=None)) as database:
                 return database.execute(statement, [ended, self.cell.id]).rowcount == 1
         except sqlite3.Error:
             return False

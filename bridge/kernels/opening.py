@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge.audit import Audit
+from bridge.audit import Action, Audit
 from bridge.connection import load
 from bridge.errors import (
     BadConnectionFile,
@@ -29,7 +29,7 @@ from bridge.kernels import files
 from bridge.kernels.connected import Connected, ConnectedKernels, about, free_name
 from bridge.kernels.files import KernelFile
 from bridge.kernels.finder import Found
-from bridge.kernels.heritage import Heritage, claimed, given, read_heritage
+from bridge.kernels.heritage import Heritage, Kept, claimed, given, read_heritage
 from bridge.kernels.sandboxes import Sandboxes
 from bridge.launchers import Launcher
 from bridge.moments import Moment
@@ -42,8 +42,17 @@ ATTACH_TIMEOUT = 4.0
 REOPEN_TIMEOUT = 1.5
 # A kernel that its supervisor starts again is there in one or two; a call does not wait for one that keeps falling.
 RESTART_TIMEOUT = 20.0
-# Where a cell of ours may stand still behind a lost connection that does not come back.
-AGAIN = 5.0
+# Where a cell of ours may stand still behind a lost connection that does not come back: tried again after so long, and
+# then more and more seldom.
+AGAIN, SELDOM = 5.0, 300.0
+
+
+NOT_BACK = "The connection to it was lost while a cell of yours ran, and is not back ({})"
+NOT_TOLD = "Whether your cell that runs there still asks for input is not known, for this kernel does not tell."
+MAY_ASK = (
+    "{} If it asks for input, the kernel stands still with it until somebody interrupts it: connect again and do that, "
+    "or have the user do it."
+)
 
 
 class Opening:
@@ -161,12 +170,20 @@ class Opening:
             )
             action.tell(kernel=connected.about())
         place.append(connected)
+        await connected.reopening.acquire()  # at once; others' calls wait, so that numbers go on behind the last one
         self._connected.add(connected)
-        async with connected.reopening:  # others' calls wait, so that numbers go on behind the last one
-            kept = await asyncio.to_thread(left.kept, session.kernel, self._username())
-            session.executions.inherit(given(kept, self._journal, name))
-            await session.ask_on(running.asked if running else None)
+        # in the background: a caller that leaves now must leave it as it would be
+        inheriting = self._background.start(self._inherit(connected, left, running))
+        inheriting.add_done_callback(lambda _: connected.reopening.release())
+        await asyncio.shield(inheriting)
         return connected
+
+    async def _inherit(self, connected: Connected, left: Heritage, running: Kept | None) -> None:
+        """Take over what ended bridges knew of a kernel, and what their cell asks that goes on here."""
+        session = connected.session
+        kept = await asyncio.to_thread(left.kept, session.kernel, self._username())
+        session.executions.inherit(given(kept, self._journal, connected.name))
+        await session.ask_on(running.asked if running else None)
 
     async def _heritage(self, file: KernelFile) -> Heritage:
         """Look for what ended bridges knew of a kernel; in a thread, for there may be a thousand files."""
@@ -177,40 +194,47 @@ class Opening:
         """Return the connected kernel that is meant, with another session where the one it had is over."""
         connected = self._connected.one(name)
         async with connected.reopening:
-            if not self._connected.has(connected):
-                raise NoSuchKernel(f"{connected.name} was disconnected meanwhile. Nothing was executed.")
+            self._require(connected)
             if connected.session.lost:
-                await connected.session.let_go()
-                await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
-                await connected.session.ask_on()
+                try:
+                    await self._reopen(connected, RESTART_TIMEOUT if timeout is None else min(timeout, RESTART_TIMEOUT))
+                except NotAudited:
+                    raise  # it is still connected, and the next call tries again
+                except BridgeError as error:
+                    raise await self._given_up(connected, error) from None
         return connected
 
+    def _require(self, connected: Connected) -> None:
+        if not self._connected.has(connected):
+            raise NoSuchKernel(f"{connected.name} was disconnected meanwhile. Nothing was executed.")
+
     async def _reopen(self, connected: Connected, timeout: float) -> None:
+        """Open another session in the place of one that is over; where that fails, all stays as it is."""
+        with connected.act("attach", again=True) as action:
+            await self._open_again(connected, timeout, action)
+        await connected.session.ask_on()
+
+    async def _open_again(self, connected: Connected, timeout: float, action: Action) -> None:
+        await connected.session.let_go()
         reason, before = connected.session.reason, connected.kernel
-        try:
-            if connected.sandbox:
-                kernel_file = await self._ready(connected, connected.sandbox)
-            else:
-                kernel_file = files.by_path(connected.path, self._attach)
-                timeout = timeout if connected.supervised else REOPEN_TIMEOUT
-            with connected.act("attach", again=True) as action:
-                connected.session = await open_session(
-                    kernel_file.info,
-                    username=self._username(),
-                    explain=lambda: self._what_became_of(connected),
-                    timeout=timeout,
-                    starting=True,
-                    before=connected.session,
-                    book=self._book(connected.name, kernel_file),
-                    on_activity=lambda: self._on_activity(connected.name),
-                    on_unattended=lambda: self._attend(connected),
-                    patience=self._patience,
-                )
-                action.tell(kernel=connected.about())
-        except NotAudited:
-            raise  # it is still connected, and the next call tries again
-        except BridgeError as error:
-            raise await self._given_up(connected, reason, error) from None
+        if connected.sandbox:
+            kernel_file = await self._ready(connected, connected.sandbox)
+        else:
+            kernel_file = files.by_path(connected.path, self._attach)
+            timeout = timeout if connected.supervised else REOPEN_TIMEOUT
+        connected.session = await open_session(
+            kernel_file.info,
+            username=self._username(),
+            explain=lambda: self._what_became_of(connected),
+            timeout=timeout,
+            starting=True,
+            before=connected.session,
+            book=self._book(connected.name, kernel_file),
+            on_activity=lambda: self._on_activity(connected.name),
+            on_unattended=lambda: self._attend(connected),
+            patience=self._patience,
+        )
+        action.tell(kernel=connected.about())
         connected.kernel = connected.session.kernel
         connected.opened = Moment()
         if connected.kernel == before:
@@ -233,7 +257,8 @@ class Opening:
                 return KernelFile(connected.path, load(connected.path))
             raise
 
-    async def _given_up(self, connected: Connected, reason: str, error: BridgeError) -> BridgeError:
+    async def _given_up(self, connected: Connected, error: BridgeError) -> BridgeError:
+        reason = connected.session.reason
         if connected.supervised and not isinstance(error, KernelDied):
             # the sandbox is still there, so it stays connected and the next call tries again
             name = connected.sandbox
@@ -260,28 +285,55 @@ class Opening:
         self._background.start(self._attended(connected))
 
     async def _attended(self, connected: Connected) -> None:
-        while self._connected.has(connected) and connected.session.lost and connected.session.runs_a_cell:
+        while self._is_unattended(connected):
             try:
-                await self.live(connected.name)
+                with connected.act("attach", again=True) as action:  # one in the audit, however often it is tried
+                    await self._until_attended(connected, action)
             except BridgeError:
                 await asyncio.sleep(AGAIN)
+
+    async def _until_attended(self, connected: Connected, action: Action) -> None:
+        """Try to open another session, so briefly that no call has to wait, until there is one.
+
+        A kernel that does not come back is not given up here: that is the next call's, which says it.
+        """
+        pause = AGAIN
+        while self._is_unattended(connected):
+            async with connected.reopening:
+                if self._is_unattended(connected):
+                    with contextlib.suppress(BridgeError):
+                        await self._open_again(connected, REOPEN_TIMEOUT, action)
+                        await connected.session.ask_on()
+                        break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, SELDOM)
+        self._require(connected)
+
+    def _is_unattended(self, connected: Connected) -> bool:
+        return self._connected.has(connected) and connected.session.lost and connected.session.runs_a_cell
 
     async def close(self) -> None:
         """See to none any more."""
         await self._background.end()
 
-    async def forget(self, connected: Connected) -> None:
+    async def forget(self, connected: Connected) -> str:
         """Leave a kernel, once no other session is being opened with it; what runs in it goes on.
 
-        Only what asks does not, also where the connection is lost: the session that is opened for that ends it.
+        Only what asks does not, also where the connection is lost: the session that is opened for that ends it. Returns
+        a sentence on what may ask on, where there is none to be had.
         """
         async with connected.reopening:
-            if connected.session.lost and connected.session.asks:
-                with contextlib.suppress(BridgeError):
-                    await connected.session.let_go()
+            trouble = ""
+            if connected.session.lost and connected.session.runs_a_cell:
+                try:
                     await self._reopen(connected, REOPEN_TIMEOUT)
+                except BridgeError as error:
+                    trouble = NOT_BACK.format(error)
+            if connected.session.may_ask:
+                trouble = NOT_TOLD
             self._connected.remove(connected)
             await connected.session.close()
+            return trouble and MAY_ASK.format(trouble)
 
     def _book(self, name: str, file: KernelFile) -> Book:
         return self._journal.book(name, fingerprint=file.info.fingerprint, spec=file.info.kernel_name)

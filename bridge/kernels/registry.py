@@ -194,14 +194,14 @@ class Kernels:
         return (await self.connect(which))[0].name
 
     @refusals_of("disconnect")
-    async def disconnect(self, name: str | None = None) -> str:
-        """Forget a kernel; it and whatever runs in it go on. Returns its name."""
+    async def disconnect(self, name: str | None = None) -> tuple[str, str]:
+        """Forget a kernel; it and whatever runs in it go on. Returns its name, and what may ask on as `forget` says."""
         connected = self._connected.one(name)
         with connected.act("disconnect", ending=True):
             if self._home is not None:
                 self._home.leave(connected.name)
-            await self._opening.forget(connected)
-        return connected.name
+            trouble = await self._opening.forget(connected)
+        return connected.name, trouble
 
     @refusals_of("start")
     async def start_sandbox(self, request: SandboxRequest) -> tuple[Sandbox, Status]:

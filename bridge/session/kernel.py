@@ -39,6 +39,10 @@ WRITE_DELAY = 0.5
 # Someone else's failing cell clears the queue; more often than this, the other side fails in a loop.
 RESENDS = 5
 
+# A kernel that can be asked what its cell waits for answers within milliseconds. One that native code holds up is asked
+# again, while nobody waits for that.
+FINDING, FIND_AGAIN = 2.0, 5.0
+
 log = logging.getLogger(__name__)
 
 BRIDGE_ENDED = "The bridge that sent it has ended; what it printed until this one came is not here."
@@ -136,9 +140,9 @@ class KernelSession:
         return self._sent.current is not None
 
     @property
-    def asks(self) -> bool:
-        """A cell of ours waits for an answer, as far as is known."""
-        return self._questions.asked is not None
+    def may_ask(self) -> bool:
+        """A cell of ours asked once, and the kernel does not tell whether it still does: see `Questions.give_up`."""
+        return self._questions.asked is not None and not self._questions.asked.is_certain
 
     def is_adrift(self, number: int) -> bool:
         """Tell whether an execution goes on, as far as is known, without this session, which is over."""
@@ -252,14 +256,16 @@ class KernelSession:
         return self._lost.is_set()
 
     async def close(self, *, hands_on: bool = False) -> None:
-        """Leave the kernel: what runs in it goes on. Only a cell that asks is interrupted: nobody could answer it.
+        """Leave the kernel: what runs in it goes on. Only a cell that surely asks is interrupted: it has no answer.
 
         Cells that have not ended are lost here; `hands_on`: their records stay without an end, for the next bridge.
         """
         if self._losing is None:
-            if self._questions.asked is not None:
-                sentence = "The bridge left the kernel, so the cell that asked was interrupted."
-                await self._questions.give_up(self._questions.asked, sentence)
+            asked = self._questions.asked
+            if asked is not None and asked.is_certain:
+                await self._questions.give_up(
+                    asked, "The bridge left the kernel, so the cell that asked was interrupted."
+                )
             await self._subshell.leave()
             loss = Loss("The connection was closed from this side.")
             self._losing = asyncio.create_task(self._lose(loss, go_on=hands_on))
@@ -306,7 +312,7 @@ class KernelSession:
         Raises as `answer`.
         """
         asked = self._open_question(number, question)
-        await self._questions.give_up(asked, sentence)
+        await self._questions.interrupt(asked, sentence)
         return await self.read(number, wait=INTERRUPT_WAIT)
 
     def _open_question(self, number: int | None, question: str | None) -> Asked:
@@ -445,20 +451,24 @@ class KernelSession:
         """Find out whether the cell that was taken over asks, which nobody has heard: from here on it is asked.
 
         `heard` is what it asked last, as the bridge before knew: it counts where the kernel, without subshells, does
-        not tell.
+        not tell. Where it cannot be found out yet, that is tried again.
         """
-        execution = self._sent.current
-        if execution is None or self._questions.asked is not None:
+        # in the background: a caller that leaves now must not leave a cell that nobody asks
+        await asyncio.wait({self._background.start(self._find_question(heard))}, timeout=FINDING)
+
+    async def _find_question(self, heard: Standing | None) -> None:
+        while (execution := self._sent.current) is not None and self._questions.asked is None and not self.lost:
+            try:
+                found, is_certain = read_question(await self.look(question_expression())), True
+            except KernelBusy:
+                found, is_certain = heard, False
+            except (KernelError, KernelDied, UsageError):
+                await asyncio.sleep(FIND_AGAIN)
+                continue
+            # meanwhile it may have come by itself
+            if found and found.msg_id == execution.msg_id and self._questions.asked is None and not execution.done:
+                self._questions.found(execution, found.prompt, is_certain=is_certain)
             return
-        try:
-            found = read_question(await self.look(question_expression()))
-        except KernelBusy:
-            found = heard
-        except (KernelError, KernelDied, UsageError):
-            return
-        # meanwhile it may have come by itself
-        if found and found.msg_id == execution.msg_id and self._questions.asked is None and not execution.done:
-            self._questions.found(execution, found.prompt)
 
     def adopt(self, execution: Execution, record: Record) -> None:
         """Follow on a cell that a bridge, which has ended, sent to this process by the identity that is ours now."""

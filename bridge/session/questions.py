@@ -36,6 +36,11 @@ NEVER_ASKED = (
     "in a client of their own."
 )
 
+UNCERTAIN = (
+    "Nobody has answered what the cell asked when a bridge before this one ended. This kernel does not tell whether it "
+    "still asks, so it was not interrupted; if it does, the kernel stands still, and interrupt_kernel ends that."
+)
+
 Ask = Callable[[str], Awaitable[str | None]]
 """Puts a cell's question to whoever can answer and returns the answer. None: ask the caller, by the result. Raises
 `NoAnswer` where there will be none. Cancelled where the question ends otherwise."""
@@ -49,6 +54,8 @@ class Asked:
     header: Mapping[str, Any]
     """Of the request, for the answer; empty where nobody heard it: the kernel takes an answer to it all the same."""
     patience: asyncio.TimerHandle
+    is_certain: bool
+    """It is known to ask; else it may have been answered since, and compute."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -79,15 +86,17 @@ class Questions:
         self._end_asking()  # of the question before, which another client has answered
         self._ask(execution, message.header)
 
-    def found(self, execution: Execution, prompt: str | None) -> None:
+    def found(self, execution: Execution, prompt: str | None, *, is_certain: bool = True) -> None:
         """Take what a cell was found to ask, which nobody heard; None for a password."""
         execution.ask(None if prompt is None else Question(uuid.uuid4().hex, prompt))
-        self._ask(execution, {})
+        self._ask(execution, {}, is_certain=is_certain)
 
-    def _ask(self, execution: Execution, header: Mapping[str, Any], until: float = 0.0) -> None:
+    def _ask(
+        self, execution: Execution, header: Mapping[str, Any], until: float = 0.0, *, is_certain: bool = True
+    ) -> None:
         loop = asyncio.get_running_loop()
         until = until or loop.time() + self._patience
-        asked = self.asked = Asked(execution, header, loop.call_at(until, self._nobody_answered))
+        asked = self.asked = Asked(execution, header, loop.call_at(until, self._nobody_answered), is_certain)
         if execution.question is None:
             self._background.start(self.give_up(asked, NEVER_ASKED))
         elif not self._requests.published_is_awaited:  # code can send any number of questions at once
@@ -168,6 +177,13 @@ class Questions:
             await self._channels.send_message("stdin", message)
 
     async def give_up(self, asked: Asked, sentence: str) -> None:
+        """Interrupt the cell that asks, for the reason in the sentence; one that may not ask any more is left alone."""
+        if asked.is_certain:
+            await self.interrupt(asked, sentence)
+        else:
+            self.close(UNCERTAIN)
+
+    async def interrupt(self, asked: Asked, sentence: str) -> None:
         """Interrupt the cell that asks, for the reason in the sentence."""
         self.close(sentence)
         await self._interrupts.send_to_asking(asked.execution)
@@ -207,7 +223,8 @@ class Questions:
     def resume(self, before: Questions) -> None:
         """Go on to ask what the session before this one did, until when it would have."""
         if before.asked is not None:
-            self._ask(before.asked.execution, before.asked.header, before.asked.patience.when())
+            asked = before.asked
+            self._ask(asked.execution, asked.header, asked.patience.when(), is_certain=asked.is_certain)
 
     def _end_asking(self) -> None:
         asked, self.asked = self.asked, None

@@ -20,5 +20,5 @@ async def disconnect_kernel(
 
     To end a sandbox use stop_sandbox instead.
     """
-    name = await kernels_of(ctx).disconnect(kernel)
-    return f"Disconnected from {name}; the kernel lives on."
+    name, trouble = await kernels_of(ctx).disconnect(kernel)
+    return f"Disconnected from {name}; the kernel lives on. {trouble}".rstrip()

@@ -349,7 +349,7 @@ async def test_what_ends_something_is_done_all_the_same(kernels: Kernels, file: 
     outcome = await kernels.interrupt()
     assert outcome.result is not None
     assert outcome.result.status == "error"
-    assert await kernels.disconnect() == "kernel-test"
+    assert await kernels.disconnect() == ("kernel-test", "")
     assert kernels.statuses() == []
 
 

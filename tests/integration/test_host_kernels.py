@@ -68,7 +68,7 @@ async def test_the_walk_through_of_the_predecessor(kernels: Kernels, host_kernel
     outcome = await other.execute("print(x)", timeout=SOON)
     assert outcome.result
     assert outcome.result.outputs == (Stream("stdout", "42\n"),)
-    assert await kernels.disconnect() == name
+    assert await kernels.disconnect() == (name, "")
     assert (await other.execute("x", timeout=SOON)).result
     assert host_kernel.process.poll() is None
     await other.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import KernelError, KernelNotResponding
-from bridge.execution import Executions
+from bridge.execution import LONGEST_PROMPT, Execution, Executions
+from bridge.journal import Journal
+from bridge.looking.questions import Standing
 from bridge.messages import Channel, Message
 from bridge.outputs import Result, Stream
-from bridge.session import PATIENCE, KernelSession, Loss
+from bridge.session import PATIENCE, KernelSession, Loss, kernel
+from bridge.session.questions import UNCERTAIN
 
 SOON = 5.0
 
@@ -243,6 +247,86 @@ def test_a_cell_that_cannot_be_sent_holds_up_none_behind_it() -> None:
             return await second
 
     assert asyncio.run(scenario()).status == "ok"
+
+
+def adopted(wire: Wire) -> KernelSession:
+    """Open a session that follows on a cell of a bridge before, which runs."""
+    session = opened(wire)
+    record = Journal(None).book("lab").begin(kernel="kernel", msg_id="cell", code="", client="", username="agent")
+    execution = Execution(1, "cell", "code", record=record)
+    execution.resume(1, ())
+    session.adopt(execution, record)
+    return session
+
+
+@pytest.mark.parametrize("prompt", ["who? ", None], ids=["question", "password"])
+def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_asked_and_never_interrupted(
+    prompt: str | None,
+) -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        session = adopted(wire)
+        await session.ask_on(Standing("cell", prompt))
+        execution = session.executions.get(1)
+        assert execution
+        assert execution.status == ("running" if prompt is None else "asking")
+        session._questions._nobody_answered()
+        async with asyncio.timeout(SOON):
+            while UNCERTAIN not in execution.notes:
+                await asyncio.sleep(0.01)
+        await session.close()
+        assert "interrupt_request" not in [kind for _, kind, _ in wire.sent]
+
+    asyncio.run(scenario())
+
+
+def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_interrupted_where_the_user_declines() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        session = adopted(wire)
+        await session.ask_on(Standing("cell", "who? "))
+        execution = session.executions.get(1)
+        assert execution
+        assert execution.question
+        declining = asyncio.create_task(session.decline("No.", number=1, question=execution.question.id))
+        await wire.next_sent("interrupt_request")
+        declining.cancel()
+        await asyncio.gather(declining, return_exceptions=True)
+        await session.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_cell_asks_is_found_out_though_the_call_leaves_and_a_look_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "FIND_AGAIN", 0.01)
+
+    async def scenario() -> None:
+        session = adopted(Wire())
+        goes_on, looks = asyncio.Event(), []
+
+        async def look(_: str) -> str:
+            looks.append(1)
+            await goes_on.wait()
+            if len(looks) < 3:
+                raise KernelNotResponding("native code")
+            return repr(json.dumps({"msg_id": "cell", "prompt": "x" * 2 * LONGEST_PROMPT, "password": False}))
+
+        monkeypatch.setattr(session, "look", look)
+        call = asyncio.create_task(session.ask_on())
+        async with asyncio.timeout(SOON):
+            while not looks:
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            goes_on.set()
+            execution = session.executions.get(1)
+            assert execution
+            while execution.question is None:
+                await asyncio.sleep(0.01)
+        assert execution.question.prompt == "x" * LONGEST_PROMPT
+        await session.close()
+
+    asyncio.run(scenario())
 
 
 def test_the_idle_is_waited_for_as_long_as_anything_comes_before_it_and_then_told_as_missing() -> None:

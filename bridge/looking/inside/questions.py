@@ -16,10 +16,16 @@ def question() -> dict[str, Any]:
     """The message that runs, its prompt and if it is a password; nothing where the main thread does not ask."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None:
-        if frame.f_code.co_name == "_input_request" and frame.f_globals.get("__name__") == "ipykernel.kernelbase":
+        if frame.f_code.co_name == "_input_request" and is_of_ipykernel(frame.f_globals):
             return asked(dict(frame.f_locals))
         frame = frame.f_back
     return {}
+
+
+def is_of_ipykernel(names: Any) -> bool:
+    """Tell it of a module's names without calling anything of the user's, whose code may run in names of its own."""
+    name = dict(bound(names)).get("__name__") if type(names) is dict else None
+    return type(name) is str and name == "ipykernel.kernelbase"
 
 
 def asked(known: dict[str, Any]) -> dict[str, Any]:

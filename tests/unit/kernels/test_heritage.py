@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,28 @@ def test_a_claim_that_leads_to_nothing_is_released(bridge: Any, tmp_path: Path) 
         fail()
     with claimed(left(tmp_path).unended("agent")) as found:
         assert found
+
+
+def test_a_claim_is_released_behind_a_lock_too(bridge: Any, tmp_path: Path) -> None:
+    journal = bridge()
+    run(journal, "m1", number=1, ends=False)
+    journal.close()
+    (file,) = tmp_path.rglob(FILE)
+
+    def fail(foreign: sqlite3.Connection) -> None:
+        with claimed(left(tmp_path).unended("agent")):
+            foreign.execute("BEGIN IMMEDIATE")
+            raise KernelNotResponding("silent")
+
+    with closing(sqlite3.connect(file, isolation_level=None)) as foreign:
+        with pytest.raises(KernelNotResponding):
+            fail(foreign)
+        assert left(tmp_path).unended("agent") is None
+        foreign.execute("ROLLBACK")
+    late = time.monotonic() + 20
+    while left(tmp_path).unended("agent") is None:
+        assert time.monotonic() < late
+        time.sleep(0.02)
 
 
 def test_what_others_ran_is_copied_with_when_and_how_it_ended_and_each_cell_once(bridge: Any, tmp_path: Path) -> None:

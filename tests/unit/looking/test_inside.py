@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,34 @@ def test_every_module_is_sent_with_all_that_it_imports_from_the_others() -> None
             for node in ast.walk(ast.parse((INSIDE / f"{name}.py").read_text())):
                 if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bridge.looking.inside."):
                     assert str(node.module).rpartition(".")[2] in sent, f"{name} needs {node.module}"
+
+
+def test_names_of_the_users_own_making_are_looked_into_by_no_method_of_theirs() -> None:
+    called = []
+
+    class Names(dict[str, object]):
+        def get(self, *_: object) -> object:
+            called.append("get")
+            return "ipykernel.kernelbase"
+
+    class Name(str):
+        __slots__ = ()
+
+        def __eq__(self, _: object) -> bool:
+            called.append("eq")
+            return True
+
+        __hash__ = str.__hash__
+
+    known: dict[str, Any] = {}
+    for path in MODULES:
+        exec(path.read_text(), known)  # noqa: S102 - as a kernel has them
+    asks = "def _input_request(look, parent, prompt):\n    return look()\n"
+    header = {"header": {"msg_id": "m"}}
+    for names in (Names(), {"__name__": Name("other")}):
+        exec(asks, names)  # noqa: S102 - as a kernel has them
+        assert names["_input_request"](known["question"], header, "who? ") == {}  # type: ignore[operator]
+    assert called == []
+    real: dict[str, Any] = {"__name__": "ipykernel.kernelbase"}
+    exec(asks, real)  # noqa: S102 - as a kernel has them
+    assert real["_input_request"](known["question"], header, "who? ")["prompt"] == "who? "

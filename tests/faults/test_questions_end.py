@@ -55,9 +55,8 @@ async def until_state(kernels: Kernels, *states: str) -> None:
             await asyncio.sleep(0.02)
 
 
-def fire(timer: asyncio.TimerHandle | None) -> None:
+def fire(timer: asyncio.TimerHandle) -> None:
     """Have what a timer waits for be now."""
-    assert timer is not None
     assert not timer.cancelled()
     assert 0 < timer.when() - asyncio.get_running_loop().time() <= PATIENCE
     timer._run()
@@ -66,8 +65,11 @@ def fire(timer: asyncio.TimerHandle | None) -> None:
 
 async def found_again(kernels: Kernels) -> KernelSession:
     """Have the patience with a lost connection be over, and return the session in which the question is open again."""
-    fire(kernels._connected.one(None).session._unattended)
+    lost = kernels._connected.one(None).session
     async with asyncio.timeout(SOON):
+        while lost._unattended is None:  # until it is known why it is lost
+            await asyncio.sleep(0.02)
+        fire(lost._unattended)
         while "which asks `who?` (send_input answers)" not in str(kernels.statuses()[0].running) or is_lost(kernels):
             await asyncio.sleep(0.02)
     return kernels._connected.one(None).session

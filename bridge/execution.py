@@ -20,6 +20,9 @@ from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Question, 
 KEPT_BYTES = 8 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
 KEPT_EXECUTIONS = 2
+UNREPLIED = (
+    "The kernel ended it without a reply, as one does that is interrupted while it replies; how it ended is not known."
+)
 LATE = "A thread of the cell has put out more since its end: get_execution(execution={}, cursor=0) has it."
 FASTER = (
     "Of its output {0.messages} messages with {0.size} bytes are missing in the middle: they came faster than they "
@@ -231,6 +234,11 @@ class Execution:
         return self._ending is not None
 
     @property
+    def unreplied(self) -> bool:
+        """It has ended, as its idle says, and its reply is on its way; or it was lost."""
+        return self._idle and not self.replied
+
+    @property
     def done(self) -> bool:
         """Nothing more is expected: reply and idle came, or it was closed or lost."""
         return self._closed
@@ -286,6 +294,12 @@ class Execution:
         if note:
             self._notes.append(note)
         self._close()
+
+    def end_unreplied(self) -> None:
+        """Expect nothing more: its idle came, and no reply to it, as one to a later request shows."""
+        if self.unreplied and not self._closed:
+            self._ending = "error"
+            self.close(UNREPLIED)
 
     def lose(self, sentence: str, *, goes_on: bool = False) -> None:
         """Record that the kernel or the way to it ended before the cell did.

@@ -223,6 +223,11 @@ class Rogue:
         self.say("without idle", request)
         self.reply("execute_reply", {"status": "ok", "execution_count": 1}, request)
 
+    def no_reply(self, request: Parent) -> None:
+        self.begin(request)
+        self.say("without a reply", request)
+        self.publish("status", {"execution_state": "idle"}, request)
+
     def another(self, request: Parent) -> None:
         """From now on it signs as another process, on the same connections."""
         self.session.session = "another-process"

@@ -93,7 +93,10 @@ class KernelSession:
         self._background = Background()
         self._others = Others(self._record_of_others, on_activity or (lambda: None))
         self._requests = Requests(channels, self._why_lost)
-        self._sent = Sent(lambda execution: self._questions.close_of(execution))  # noqa: PLW0108 - made below
+        self._sent = Sent(
+            lambda execution: self._questions.close_of(execution),  # noqa: PLW0108 - made below
+            lambda: self._turns.ask_on(self._background),
+        )
         self._interrupts = Interrupts(
             *(self._requests, self._sent, self._others, self._background),
             sending=lambda: self._questions.close(),  # noqa: PLW0108 - made below

@@ -50,10 +50,14 @@ class Cell:
 
 
 class Sent:
-    """The cells; `ending` is called with each just before those who wait for it are told."""
+    """The cells; `ending` is called with each just before those who wait for it are told.
 
-    def __init__(self, ending: Callable[[Execution], None]) -> None:
+    `overdue` is called where the reply to one is late: whoever has the kernel reply to something else then knows more.
+    """
+
+    def __init__(self, ending: Callable[[Execution], None], overdue: Callable[[], None]) -> None:
         self._ending = ending
+        self._overdue = overdue
         self._cells: dict[str, Cell] = {}
         self._newest: Execution | None = None
         self._earlier: list[Execution] = []
@@ -122,11 +126,19 @@ class Sent:
         """Those that were taken over and are not known to have ended."""
         return [each for each in self._earlier if not each.done]
 
+    @property
+    def unreplied(self) -> list[Execution]:
+        """Those that have ended and whose reply has not come."""
+        return [cell.execution for cell in self._cells.values() if cell.execution.unreplied]
+
     def end_unseen(self, executions: list[Execution]) -> None:
-        """End those of which the kernel must have sent the reply before now: it was lost with the connection."""
+        """End those of which the kernel must have sent the reply before now: mostly it was lost with the connection."""
         for execution in executions:
             if execution.replied:
                 self.idle_never_came(execution)
+            elif execution.unreplied:
+                execution.end_unreplied()
+                self.settle(execution)
             elif not execution.done:
                 execution.lose(ENDED_UNSEEN if execution.started else UNSENT)
                 self.settle(execution)
@@ -167,6 +179,8 @@ class Sent:
             _tell(cell, cell.listener, message)
         if message.msg_type == "execute_reply" and not execution.done:
             cell.grace = loop.call_later(IDLE_GRACE, self.idle_never_came, execution)
+        elif execution.unreplied and cell.grace is None:
+            cell.grace = loop.call_later(IDLE_GRACE, self._overdue)
 
     def idle_never_came(self, execution: Execution) -> None:
         """End one whose reply came long ago; where output still comes, wait on."""

@@ -68,9 +68,13 @@ class Turns:
 
     def begin(self, background: Background) -> None:
         """Learn soon whether the kernel is free, so that the state is known without executing anything."""
-        self._first_answer = background.start(self._first_probe())
+        self._first_answer = background.start(self._try_probe())
 
-    async def _first_probe(self) -> None:
+    def ask_on(self, background: Background) -> None:
+        """Learn, without anybody's waiting, what the kernel must have said before it answers this."""
+        background.start(self._try_probe())
+
+    async def _try_probe(self) -> None:
         with contextlib.suppress(KernelDied, KernelNotResponding):
             await self.probe()
 
@@ -89,7 +93,7 @@ class Turns:
 
     async def probe(self) -> None:
         """Ask on the shell channel and wait: the kernel answers in turn, after all that was sent to it before."""
-        before, earlier = set(self._others.requests), self._sent.earlier
+        before, earlier = set(self._others.requests), [*self._sent.earlier, *self._sent.unreplied]
         answered = await self._requests.ask("shell", "kernel_info_request", {})
         await self._requests.reply(answered)
         self.unknown = False

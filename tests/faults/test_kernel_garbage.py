@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bridge.execution import UNREPLIED
 from tests.e2e.conftest import connect
 from tests.faults.deaths import peak_memory
 
@@ -30,6 +31,7 @@ RIGHT = {
     "astray": "of this cell",
     "idle_first": "after its idle",
     "no_idle": "without idle\nThe kernel did not report idle after the cell's reply; output may be missing.",
+    "no_reply": f"without a reply\n{UNREPLIED}",
     "another": "honest",
 }
 
@@ -41,7 +43,7 @@ async def test_garbage_repetitions_and_strays_spoil_neither_their_own_cell_nor_t
     async with asyncio.timeout(SOON), connect() as agent:
         await connected(agent, rogue)
         for cell, right in RIGHT.items():
-            assert await agent.run(cell) == right, cell
+            assert agent.text(await agent.client.call_tool("execute_code", {"code": cell})) == right, cell
             assert await agent.run("honest") == "honest", cell
         assert (await agent.client.call_tool("kernel_status", {})).structured_content["result"][0]["state"] == "idle"
     assert rogue.process.poll() is None

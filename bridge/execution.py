@@ -21,7 +21,7 @@ KEPT_BYTES = 8 * 1024 * 1024
 # Executions that are kept in memory; of earlier ones the journal tells.
 KEPT_EXECUTIONS = 2
 UNREPLIED = (
-    "The kernel ended it without a reply, as one does that is interrupted while it replies; how it ended is not known."
+    "No reply of the kernel to it has come, as where one is interrupted while it replies; how it ended is not known."
 )
 LATE = "A thread of the cell has put out more since its end: get_execution(execution={}, cursor=0) has it."
 FASTER = (

@@ -56,7 +56,8 @@ def run(
     for each in (*outcome.notices, *result.notes):
         say(f"kernel-bridge: {each}")
     if result.status in ("running", "queued"):
-        say(f"kernel-bridge: still {result.status} after {timeout:g} s; the cell goes on in the kernel.")
+        after = "" if timeout is None else f" after {timeout:g} s"
+        say(f"kernel-bridge: still {result.status}{after}; the cell goes on in the kernel.")
         return KernelDied.exit_code
     return EXIT_CODES.get(result.status, KernelDied.exit_code)
 

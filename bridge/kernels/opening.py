@@ -216,7 +216,7 @@ class Opening:
 
     async def _open_again(self, connected: Connected, timeout: float, action: Action) -> None:
         await connected.session.let_go()
-        reason, before = connected.session.reason, connected.kernel
+        over, before = connected.session, connected.kernel
         if connected.sandbox:
             kernel_file = await self._ready(connected, connected.sandbox)
         else:
@@ -238,14 +238,15 @@ class Opening:
         connected.kernel = connected.session.kernel
         connected.opened = Moment()
         if connected.kernel == before:
+            why = f" {over.reason}" if over.left == "process" else ""  # no result tells it
             connected.notices.append(
-                f"The connection to {connected.name} was lost and is back; its variables are intact."
+                f"The connection to {connected.name} was lost and is back; its variables are intact.{why}"
             )
             return
         connected.epoch += 1
         connected.processes[connected.kernel], connected.names = connected.epoch, None
         connected.notices.append(
-            f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {reason}"
+            f"Kernel {connected.name} is new (epoch {connected.epoch}): all earlier variables are gone. {over.reason}"
         )
 
     async def _ready(self, connected: Connected, sandbox: str) -> KernelFile:

@@ -228,7 +228,7 @@ def test_while_another_program_holds_a_lock_on_the_journal(
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         told = server.call("execute_code", code="print('second')")
-        assert told.startswith("second\nNot all of this output could be kept to be read later: another program holds a")
+        assert told.startswith("second\nNot all of this output could be kept to be read later: another program held a")
         hard_end(server)
         other.execute("ROLLBACK")
     assert "first = 1" in journal_of(host_kernel.file.stem, tmp_path / "session.py", XDG_STATE_HOME=str(state))

@@ -76,7 +76,7 @@ async def test_a_cell_whose_gateway_was_lost_is_followed_on_in_the_same_call(
         text = agent.text(result)
         assert not result.is_error, text
         first, *rest = text.splitlines()
-        assert first == "The connection to gate was lost and is back; its variables are intact."
+        assert first.startswith("The connection to gate was lost and is back; its variables are intact. The gateway of")
         assert rest == ["begun", "after 7", "8", RECOVERED]
         assert await agent.call("get_execution", execution=2) == f"begun\nafter 7\n8\n{RECOVERED}"
         assert await agent.run("x") == "7"

@@ -679,11 +679,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """,
         "the supervisor kills all others after each end",
         "gone",
-        (
-            supervisor(
-                "that", "        self._end_strays()\n        self._ended(ending_of(", "        self._ended(ending_of("
-            ),
-        ),
+        (supervisor("that", "        self._end_strays()\n        self._ended(", "        self._ended("),),
         "still there",
         verdict="of the next kernel",
         after="""

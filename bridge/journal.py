@@ -1,9 +1,9 @@
 """What happened in the kernels, kept on disk: each cell that this bridge saw, whoever ran it, with all of its output.
 
 The one rule: each bridge writes one SQLite file of its own, private to its user, which other processes may read
-meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell. Where
-another program holds a lock on it, that is what happens to output after a moment; begins and ends are written later,
-and until then nothing makes room.
+meanwhile and after its death; what cannot be written is counted and told, and is never an error of the cell. Behind a
+lock that another program holds on it that is what happens to output; begins and ends are written later, and until then
+nothing makes room.
 
 Output is numbered by places, which only rise within a cell. A text that is too long for one page of a reader takes
 several, so that a reader goes on at any of them.
@@ -11,65 +11,26 @@ several, so that a reader goes on at any of them.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import itertools
 import json
-import logging
-import os
-import shutil
-import sqlite3
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from bridge.journal_file import IN_MEMORY, JournalFile
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Status, Stream
 
 # Characters of a text that are written as one entry; several make a page, also where a policy wants small ones.
 PIECE = 64 * 1024
-# Where nothing may be written to disk, what is kept lies in memory instead.
-IN_MEMORY = 16 * 1024 * 1024
-# Seconds that a write may wait for a lock that another program holds on the file; meanwhile nothing else is done.
-HELD_UP = 0.2
-# Small changes that wait for the end of such a lock; what is more than that cannot be written.
-OWED = 10_000
-LOCKED = "another program held a lock on the file"
 # Entries of one text that are written together.
 TOGETHER = 64
 # An entry costs that much beside its contents.
 ROW = 64
 
-# So many ended bridges' directories are left, however small: each start of a bridge and each export looks into all.
-ENDED = 1000
-
-# In each bridge's own directory.
-FILE = "cells.sqlite"
-
-log = logging.getLogger(__name__)
-
 _CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
-_SCHEMA = """
-CREATE TABLE cells (
-    id INTEGER PRIMARY KEY, kernel TEXT, name TEXT, msg_id TEXT, number INTEGER, client TEXT, username TEXT, code BLOB,
-    count INTEGER, began REAL, ended REAL, status TEXT, missing INTEGER DEFAULT 0
-);
-CREATE TABLE kernels (id TEXT PRIMARY KEY, fingerprint TEXT, spec TEXT, language TEXT);
-CREATE TABLE outputs (
-    cell INTEGER, place INTEGER, pieces INTEGER, start INTEGER, text INTEGER, kind TEXT, display TEXT, body BLOB
-);
-CREATE TABLE questions (cell INTEGER PRIMARY KEY, prompt BLOB);
-CREATE UNIQUE INDEX places ON outputs (cell, place);
-CREATE INDEX displays ON outputs (display) WHERE display IS NOT NULL;
-CREATE INDEX endings ON cells (ended);
-"""
-# Whole entries fit a page of that size. What a power cut leaves of it matters less than that no write waits for a disk.
-_SETTINGS = """
-PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 64; PRAGMA synchronous = OFF;
-"""
 
 
 @dataclass(frozen=True)
@@ -235,16 +196,15 @@ class Journal:
     def __init__(self, directory: Path | None, limit: int = IN_MEMORY, *, page: int = 8 * PIECE) -> None:
         self.parent = directory
         """Where all bridges' own directories are; None where nothing is kept on disk."""
-        self._limit = limit
         self.piece = min(PIECE, max(64, page // 8))
         self._size = 0
-        self._place: _Place | None = None
-        self._opened: sqlite3.Connection | None = None
+        self._file = JournalFile(directory, limit, on_paid=self._measure)
         self._now = 0.0
-        self._is_held = False
-        self._owed: deque[tuple[str, tuple[Any, ...]]] = deque()
-        self.problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
         """Why something could not be written, the last time that this happened; `LOCKED` for a lock."""
+        return self._file.problem
 
     def book(self, name: str, *, fingerprint: str = "", spec: str = "") -> Book:
         """Return the part about the kernel that has this name, and these in its connection file."""
@@ -252,19 +212,7 @@ class Journal:
 
     def close(self) -> None:
         """Let others read it, or remove it where nothing is in it."""
-        if self._opened is None:
-            return
-        self._hold(is_held=False)  # which waits for a lock once more
-        try:
-            with self._in_turn():
-                pass  # what is owed
-        except sqlite3.Error as error:
-            self._trouble(error)
-        empty = self._scalar("SELECT count(*) FROM cells") == 0
-        self._opened.close()
-        self._opened = None
-        if self._place:
-            self._place.leave(remove=empty)
+        self._file.close("SELECT count(*) FROM cells")
 
     def now(self) -> datetime:
         """Return the time by a clock that never stands still nor goes back, whatever is done to the host's.
@@ -282,7 +230,7 @@ class Journal:
         known["code"] = _encoded(known["code"])
         known["began"] = self.now().timestamp()
         names, marks = ", ".join(known), ", ".join("?" * len(known))
-        cursor = self._write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608 - our own words; values go beside them
+        cursor = self._file.write(f"INSERT INTO cells ({names}) VALUES ({marks})", *known.values())  # noqa: S608 - our own words; values go beside them
         if cursor is None:
             return 0
         self._grow(len(known["code"]) + ROW)
@@ -292,7 +240,7 @@ class Journal:
         """Add a cell of another journal as it is there, with output of it."""
         began, ended = cell.began.timestamp(), cell.ended.timestamp() if cell.ended else None
         columns = (cell.kernel, cell.name, cell.msg_id, cell.number, cell.client, cell.username, _encoded(cell.code))
-        cursor = self._write(
+        cursor = self._file.write(
             "INSERT INTO cells (kernel, name, msg_id, number, client, username, code, count, began, ended, status) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(*columns, cell.count, began, ended, cell.status if ended else None),
@@ -307,11 +255,11 @@ class Journal:
 
     def know(self, kernel: str, fingerprint: str, spec: str, language: str) -> None:
         """Write what is known of a kernel process beside its cells."""
-        self._change("INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?)", kernel, fingerprint, spec, language)
+        self._file.change("INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?)", kernel, fingerprint, spec, language)
 
     def start(self, cell: int, count: int | None) -> None:
         """Write that the kernel has begun a cell that was sent before."""
-        self._change("UPDATE cells SET began = ?, count = ? WHERE id = ?", self.now().timestamp(), count, cell)
+        self._file.change("UPDATE cells SET began = ?, count = ? WHERE id = ?", self.now().timestamp(), count, cell)
 
     def add(
         self, cell: int, place: int, start: int, outputs: Sequence[Output], display_id: str | None
@@ -325,24 +273,24 @@ class Journal:
             place, size = place + pieces, size + len(body)
         if not cell:
             return place - first, size, False
-        error = self._write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        error = self._file.write_all("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         if error is None:
             self._grow(size + ROW * len(rows))
         else:
-            self._trouble(error)
+            self._file.trouble(error)
         return place - first, size, error is None
 
     def update(self, cell: int, display_id: str, data: DisplayData) -> None:
         """Put other data in a display's place, in all cells of the same kernel."""
         _, body, text = _packed(data)
-        for other, place, kind, old in self._rows(
+        for other, place, kind, old in self._file.rows(
             "SELECT outputs.cell, place, kind, length(body) FROM outputs JOIN cells ON cells.id = outputs.cell "
             "WHERE display = ? AND kernel = (SELECT kernel FROM cells WHERE id = ?)",
             *(display_id, cell),
         ):
             if kind not in ("display", "result"):
                 continue
-            written = self._write(
+            written = self._file.write(
                 "UPDATE outputs SET body = ?, text = ? WHERE cell = ? AND place = ?",
                 *(body, _shown_size(text), other, place),
             )
@@ -352,75 +300,78 @@ class Journal:
     def ask(self, cell: int, prompt: str | None) -> None:
         """Write what a cell asks, for whoever may have to go on to ask it."""
         body = None if prompt is None else _encoded(prompt)
-        self._change("INSERT OR REPLACE INTO questions VALUES (?, ?)", cell, body)
+        self._file.change("INSERT OR REPLACE INTO questions VALUES (?, ?)", cell, body)
 
     def ask_no_more(self, cell: int) -> None:
         """Write that a cell asks no longer."""
-        self._change("DELETE FROM questions WHERE cell = ?", cell)
+        self._file.change("DELETE FROM questions WHERE cell = ?", cell)
 
     def clear(self, cell: int) -> None:
         """Forget a cell's output so far."""
-        size = self._scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
+        size = self._file.scalar("SELECT sum(length(body) + ?) FROM outputs WHERE cell = ?", ROW, cell)
         self._shrink(size, "DELETE FROM outputs WHERE cell = ?", cell)
-        self._change("UPDATE cells SET missing = 0 WHERE id = ?", cell)
+        self._file.change("UPDATE cells SET missing = 0 WHERE id = ?", cell)
 
     def end(self, cell: int, status: Status, count: int | None, *, missing: int) -> bool:
         """Write how and when a cell ended, and how much more of it is missing; returns whether that was done."""
         ended = self.now().timestamp()
-        return self._change(
+        return self._file.change(
             "UPDATE cells SET status = ?, count = ?, ended = ?, missing = missing + ? WHERE id = ?",
             *(status, count, ended, missing, cell),
         )
 
     def miss(self, cell: int, size: int) -> None:
         """Write that so many more bytes of a cell's output are not here."""
-        self._change("UPDATE cells SET missing = missing + ? WHERE id = ?", size, cell)
+        self._file.change("UPDATE cells SET missing = missing + ? WHERE id = ?", size, cell)
 
     def holds(self, cell: int) -> bool:
         """Tell whether a cell is still kept."""
-        return bool(self._scalar("SELECT count(*) FROM cells WHERE id = ?", cell))
+        return bool(self._file.scalar("SELECT count(*) FROM cells WHERE id = ?", cell))
 
     def forget(self, cell: int) -> bool:
         """Remove a cell and its output; returns whether that is done by now."""
         self.clear(cell)
         self.ask_no_more(cell)
-        size = self._scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
+        size = self._file.scalar("SELECT length(code) + ? FROM cells WHERE id = ?", ROW, cell)
         return self._shrink(size, "DELETE FROM cells WHERE id = ?", cell)
 
     # -- reading
 
     def cells(self, condition: str, *values: Any) -> Iterator[Cell]:
         """Yield the cells that meet a condition on their columns, in the order in which they began."""
-        yield from map(read_cell, self._rows(f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id", *values))  # noqa: S608 - our own words; values go beside them
+        query = f"SELECT {COLUMNS} FROM cells WHERE {condition} ORDER BY id"  # noqa: S608 - our own words; values go beside
+        yield from map(read_cell, self._file.rows(query, *values))
 
     def count(self, condition: str, *values: Any) -> int:
         """Return how many cells meet a condition on their columns."""
-        return self._scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608 - our own words; values go beside them
+        return self._file.scalar(f"SELECT count(*) FROM cells WHERE {condition}", *values)  # noqa: S608 - our own words; values go beside them
 
     def output(self, cell: int, place: int, *, most: int) -> tuple[Output | None, int]:
         """Return the whole output that has a place in a cell, and its bytes: 0 for none. None where it has too many."""
-        for first, size in self._rows(
+        for first, size in self._file.rows(
             "SELECT place, length(body) FROM outputs WHERE cell = ? AND place <= ? AND place + pieces > ?",
             *(cell, place, place),
         ):
             if size > most:
                 return None, size
-            for kind, body in self._read("SELECT kind, body FROM outputs WHERE cell = ? AND place = ?", cell, first):
+            for kind, body in self._file.read(
+                "SELECT kind, body FROM outputs WHERE cell = ? AND place = ?", cell, first
+            ):
                 return unpacked(kind, body, first), size
         return None, 0
 
     def last_place(self, cell: int) -> int:
         """Return the place of the last thing that a cell has written."""
-        return self._scalar("SELECT max(place + pieces) FROM outputs WHERE cell = ?", cell) - 1
+        return self._file.scalar("SELECT max(place + pieces) FROM outputs WHERE cell = ?", cell) - 1
 
     def page(self, cell: int, cursor: int, *, text: int, size: int) -> Page | None:
         """See `Record.page`."""
-        known = self._rows("SELECT missing FROM cells WHERE id = ?", cell)
+        known = self._file.rows("SELECT missing FROM cells WHERE id = ?", cell)
         if not known:
             return None
         missing = int(known[0][0] or 0)
         outputs: list[Output] = []
-        rows = self._read(
+        rows = self._file.read(
             "SELECT place, pieces, start, text, kind, body FROM outputs WHERE cell = ? AND place >= "
             "coalesce((SELECT max(place) FROM outputs WHERE cell = ? AND place <= ?), 0) ORDER BY place",
             *(cell, cell, cursor),
@@ -443,147 +394,50 @@ class Journal:
     def _rest(self, cell: int, place: int, *, has_gap: bool) -> int:
         """Return the bytes that are kept from a place on; they are summed up only where some in between are not."""
         if has_gap:
-            return self._scalar("SELECT sum(length(body)) FROM outputs WHERE cell = ? AND place >= ?", cell, place)
+            return self._file.scalar("SELECT sum(length(body)) FROM outputs WHERE cell = ? AND place >= ?", cell, place)
         end = "SELECT start + length(body) FROM outputs WHERE cell = ? ORDER BY place DESC LIMIT 1"
         start = "SELECT start FROM outputs WHERE cell = ? AND place = ?"
-        return max(1, self._scalar(end, cell) - self._scalar(start, cell, place))
+        return max(1, self._file.scalar(end, cell) - self._file.scalar(start, cell, place))
 
     # -- keeping within the bound
 
     def _grow(self, size: int) -> None:
         self._size += size
-        while self._size > self._limit:
-            oldest = self._scalar("SELECT min(id) FROM cells WHERE ended IS NOT NULL")
+        while self._size > self._file.limit:
+            oldest = self._file.scalar("SELECT min(id) FROM cells WHERE ended IS NOT NULL")
             if not (self.forget(oldest) if oldest else self._thin()):
                 break
 
     def _shrink(self, size: int, statement: str, *values: Any) -> bool:
         """Remove what has this size; returns whether that is done by now. What is owed is measured when it is."""
-        is_done = self._change(statement, *values) and not self._owed
+        is_done = self._file.change(statement, *values) and not self._file.owes
         self._size -= size if is_done else 0
         return is_done
 
-    def _measured(self) -> int:
-        outputs = self._scalar("SELECT sum(length(body) + ?) FROM outputs", ROW)
-        return outputs + self._scalar("SELECT sum(length(code) + ?) FROM cells", ROW)
+    def _measure(self) -> None:
+        outputs = self._file.scalar("SELECT sum(length(body) + ?) FROM outputs", ROW)
+        self._size = outputs + self._file.scalar("SELECT sum(length(code) + ?) FROM cells", ROW)
 
     def _thin(self) -> bool:
         """Forget some output in the middle of the cell that has most of it; False where there is none to spare."""
-        cell = self._scalar("SELECT cell FROM outputs GROUP BY cell ORDER BY sum(length(body)) DESC LIMIT 1")
+        cell = self._file.scalar("SELECT cell FROM outputs GROUP BY cell ORDER BY sum(length(body)) DESC LIMIT 1")
         kept = gone = 0
         places: list[tuple[int, int]] = []
-        for place, size in self._read("SELECT place, length(body) FROM outputs WHERE cell = ? ORDER BY place", cell):
-            if kept <= self._limit // 4:
+        for place, size in self._file.read(
+            "SELECT place, length(body) FROM outputs WHERE cell = ? ORDER BY place", cell
+        ):
+            if kept <= self._file.limit // 4:
                 kept += size + ROW
                 continue
             places.append((cell, place))
             gone += size
-            if gone > self._limit // 16:
+            if gone > self._file.limit // 16:
                 break
-        if not places or self._write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places):
+        if not places or self._file.write_all("DELETE FROM outputs WHERE cell = ? AND place = ?", places):
             return False
         self._size -= gone + ROW * len(places)
         self.miss(cell, gone)
         return True
-
-    # -- the file
-
-    def _database(self) -> sqlite3.Connection:
-        if self._opened is None:
-            self._opened = self._open()
-        return self._opened
-
-    def _open(self) -> sqlite3.Connection:
-        if self.parent is not None:
-            try:
-                self._place = _Place(self.parent, self._limit)
-                return _prepared(self._place.file)
-            except (OSError, sqlite3.Error) as error:
-                self._trouble(error)
-                self._place = None
-        self._limit = min(self._limit, IN_MEMORY)
-        return _prepared(":memory:")
-
-    def _write(self, statement: str, *values: Any) -> sqlite3.Cursor | None:
-        try:
-            with self._in_turn() as database:
-                return database.execute(statement, values)
-        except (sqlite3.Error, OverflowError) as error:
-            self._trouble(error)
-            return None
-
-    def _write_all(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> Exception | None:
-        """Write all or nothing; returns why it was nothing."""
-        try:
-            with self._in_turn() as database, database:  # commits, or takes all of it back
-                database.execute("BEGIN")
-                database.executemany(statement, rows)
-        except (sqlite3.Error, OverflowError) as error:
-            return error
-        return None
-
-    def _change(self, statement: str, *values: Any) -> bool:
-        """Write what is small, behind a lock with the next write after it; returns whether that is done or will be."""
-        try:
-            with self._in_turn() as database:
-                database.execute(statement, values)
-        except (sqlite3.Error, OverflowError) as error:
-            if _is_busy(error) and len(self._owed) < OWED:
-                self._owed.append((statement, values))
-                return True
-            self._trouble(error)
-            return False
-        return True
-
-    @contextlib.contextmanager
-    def _in_turn(self) -> Iterator[sqlite3.Connection]:
-        """Write, behind all that is owed. A lock is waited for once, and then only looked at until it is gone."""
-        database = self._database()
-        try:
-            if self._owed:
-                self._pay(database)
-            yield database
-        except sqlite3.Error as error:
-            self._hold(is_held=_is_busy(error))
-            raise
-        self._hold(is_held=False)
-
-    def _pay(self, database: sqlite3.Connection) -> None:
-        """Write what is owed; what cannot be written though there is no lock must not keep all else from being so."""
-        while self._owed:
-            try:
-                database.execute(*self._owed[0])
-            except (sqlite3.Error, OverflowError) as error:
-                if _is_busy(error):
-                    raise
-                self._trouble(error)
-            self._owed.popleft()
-        self._size = self._measured()
-
-    def _hold(self, *, is_held: bool) -> None:
-        if is_held != self._is_held:
-            self._is_held = is_held
-            self._database().execute(f"PRAGMA busy_timeout = {0 if is_held else HELD_UP * 1000:.0f}")
-
-    def _read(self, query: str, *values: Any) -> Iterator[Any]:
-        with contextlib.suppress(sqlite3.Error, OverflowError):
-            yield from self._database().execute(query, values)
-
-    def _rows(self, query: str, *values: Any) -> list[Any]:
-        return list(self._read(query, *values))
-
-    def _scalar(self, query: str, *values: Any) -> int:
-        return int(next(self._read(query, *values), (0,))[0] or 0)
-
-    def _trouble(self, error: Exception) -> None:
-        why = LOCKED if _is_busy(error) else str(error)
-        if why != self.problem:
-            log.warning("not all output can be kept on disk: %s", why)
-        self.problem = why
-
-
-def _is_busy(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 class Book:
@@ -611,64 +465,6 @@ class Book:
             self._known.add(kernel)
             self.journal.know(shown["kernel"], self._fingerprint, self._spec, self._language)
         return Record(self.journal, self.journal.begin(**shown, code=code, number=number))
-
-
-class _Place:
-    """The bridge's own directory, held by a lock for as long as the bridge lives."""
-
-    def __init__(self, parent: Path, limit: int) -> None:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory = parent / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
-        self._directory.mkdir(mode=0o700)
-        self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.file = self._directory / FILE
-        os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o600))
-        with contextlib.suppress(OSError):
-            _make_room(parent, limit)
-
-    def leave(self, *, remove: bool) -> None:
-        if remove:
-            shutil.rmtree(self._directory, ignore_errors=True)
-        os.close(self._lock)
-
-
-def _make_room(parent: Path, limit: int) -> None:
-    """Remove what ended bridges have kept, the oldest first, until what is left is within both limits."""
-    sizes = {}
-    for each in sorted(parent.iterdir()):
-        # one that cannot be looked into, or that another bridge removes now, keeps no other one
-        with contextlib.suppress(OSError):
-            if each.is_dir() and not each.is_symlink() and not is_held(each):
-                sizes[each] = sum(file.lstat().st_size for file in each.iterdir())
-    total = sum(sizes.values())
-    for number, (each, size) in enumerate(sizes.items()):
-        if total <= limit and len(sizes) - number <= ENDED:
-            break
-        shutil.rmtree(each, ignore_errors=True)
-        total -= size
-
-
-def is_held(directory: Path) -> bool:
-    """Tell whether the bridge that made a directory still lives."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _prepared(file: Path | str) -> sqlite3.Connection:
-    database = sqlite3.connect(file, HELD_UP, isolation_level=None)
-    try:
-        database.executescript(_SETTINGS + _SCHEMA)
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
 
 
 def read_cell(row: Any) -> Cell:

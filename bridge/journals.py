@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.journal import COLUMNS, FILE, Cell, decoded, is_held, read_cell, unpacked
+from bridge.journal import COLUMNS, Cell, decoded, read_cell, unpacked
+from bridge.journal_file import FILE, is_held
 from bridge.looking.questions import Standing
 from bridge.outputs import Output
 

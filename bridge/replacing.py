@@ -6,10 +6,11 @@ says that somebody still writes it: who holds the lock of a draft may remove it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
+
+from bridge.locks import lock
 
 DRAFT = ".part"
 """How the name of a draft ends; it begins with a dot and the file's own."""
@@ -29,7 +30,7 @@ def put(path: Path, content: bytes = b"") -> tuple[int, bool]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem.lstrip('.')}-", suffix=DRAFT)
         draft = Path(name)
         try:
-            locked = _lock(handle)
+            locked = lock(handle)
             with open(handle, "wb", closefd=False) as file:
                 file.write(content)
             draft.replace(path)
@@ -42,13 +43,3 @@ def put(path: Path, content: bytes = b"") -> tuple[int, bool]:
         else:
             return handle, locked
     raise AssertionError  # the last one raises
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.execution import Execution
-from bridge.journal import HELD_UP, Cell, Journal, Record
+from bridge.journal import Cell, Journal, Record
+from bridge.journal_file import HELD_UP
 from bridge.journals import UNREADABLE, Journals, Missing, Seen
 from bridge.looking.questions import Standing
 from bridge.outputs import Output, Stream

@@ -15,7 +15,8 @@ from typing import Any
 from bridge.addresses import OutputAddress
 from bridge.audit import Audit, Who
 from bridge.errors import KernelNotResponding
-from bridge.journal import IN_MEMORY, LOCKED, Journal
+from bridge.journal import Journal
+from bridge.journal_file import IN_MEMORY, LOCKED
 from bridge.kernels import cells, transfers
 from bridge.kernels.activity import Activity
 from bridge.kernels.cells import PAGE_MARGIN, AskFor

@@ -95,7 +95,7 @@ class KernelSession:
         self._requests = Requests(channels, self._why_lost)
         self._sent = Sent(
             lambda execution: self._questions.close_of(execution),  # noqa: PLW0108 - made below
-            lambda: self._turns.ask_on(self._background),
+            lambda: self._turns.learn(self._background),
         )
         self._interrupts = Interrupts(
             *(self._requests, self._sent, self._others, self._background),

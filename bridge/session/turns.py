@@ -70,7 +70,7 @@ class Turns:
         """Learn soon whether the kernel is free, so that the state is known without executing anything."""
         self._first_answer = background.start(self._try_probe())
 
-    def ask_on(self, background: Background) -> None:
+    def learn(self, background: Background) -> None:
         """Learn, without anybody's waiting, what the kernel must have said before it answers this."""
         background.start(self._try_probe())
 

@@ -147,7 +147,7 @@ async def test_with_null_in_the_policy_nothing_lies_on_disk(host_kernel: Any, tm
 
 async def test_nothing_that_is_kept_holds_the_key(kernels: Kernels, host_kernel: Any) -> None:
     await run(kernels, "print('x')")
-    (file,) = kernels.journal._database().execute("PRAGMA database_list").fetchall()
+    (file,) = kernels.journal._file.database().execute("PRAGMA database_list").fetchall()
     content = b"".join(each.read_bytes() for each in Path(file[2]).parent.iterdir())
     assert re.search(rb"print\('x'\)", content)
     assert host_kernel.info.key.encode() not in content
@@ -157,7 +157,7 @@ async def test_what_was_printed_is_on_disk_soon_also_where_the_cell_is_silent_th
     begun = await run(
         kernels, "import time\nfor n in range(3): print(n, flush=True); time.sleep(0.1)\ntime.sleep(3)", 0.1
     )
-    database = kernels.journal._database()
+    database = kernels.journal._file.database()
 
     def on_disk() -> bytes:
         return b"".join(body for (body,) in database.execute("SELECT body FROM outputs ORDER BY place"))
@@ -186,7 +186,7 @@ async def test_a_disk_that_takes_no_more_is_told_with_every_result_and_with_the_
 ) -> None:
     await run(kernels, "print('kept')")
     # the database's own bound stands for the disk's: SQLite fails with the same error
-    kernels.journal._database().execute("PRAGMA max_page_count = 1")
+    kernels.journal._file.database().execute("PRAGMA max_page_count = 1")
     full = await run(kernels, "for n in range(20_000): print(n)")
     assert full.cursor is None
     assert "could be kept to be read later: database or disk is full" in full.notes[0]

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from bridge import journal as kept
-from bridge.journal import FILE, LOCKED, Journal, Page, Record, is_held
+from bridge import journal_file as kept
+from bridge.journal import Journal, Page, Record
+from bridge.journal_file import FILE, LOCKED, is_held
 from bridge.outputs import DisplayData, Error, ExecuteResult, Output, Stream
 
 MiB = 1 << 20
@@ -220,7 +221,7 @@ def test_one_directory_that_cannot_be_looked_into_does_not_keep_the_others(
             raise PermissionError(13, "Permission denied")
         return is_held(directory)
 
-    monkeypatch.setattr("bridge.journal.is_held", held)
+    monkeypatch.setattr("bridge.journal_file.is_held", held)
     started = Journal(tmp_path, 4 * MiB)
     begin(started)
     [sealed, living] = sorted(tmp_path.iterdir())
@@ -232,7 +233,7 @@ def test_one_directory_that_cannot_be_looked_into_does_not_keep_the_others(
 def test_of_very_many_ended_bridges_the_oldest_go_however_little_they_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.journal.ENDED", 3)
+    monkeypatch.setattr("bridge.journal_file.ENDED", 3)
     for number in range(6):
         (tmp_path / f"20250101T00000{number}-0").mkdir()
     started = Journal(tmp_path, 4 * MiB)
@@ -261,7 +262,7 @@ def test_where_no_directory_can_be_made_little_is_kept_in_memory(tmp_path: Path)
     assert journal.problem is not None
     for _ in range(3):
         begin(journal).add(Stream("stdout", "y" * 12 * MiB))
-    assert sum(len(code) for (code,) in journal._rows("SELECT body FROM outputs")) <= 16 * MiB
+    assert sum(len(code) for (code,) in journal._file.rows("SELECT body FROM outputs")) <= 16 * MiB
     journal.close()
 
 
@@ -270,8 +271,8 @@ def test_a_full_disk_is_counted_and_not_raised(journal: Journal) -> None:
     record.add(Stream("stdout", "kept\n" * 2000))
     record.cursor  # noqa: B018 - writes what waits
     # the database's own bound stands for the disk's: SQLite fails with the same error, SQLITE_FULL
-    pages_now = journal._scalar("PRAGMA page_count")
-    journal._database().execute(f"PRAGMA max_page_count = {pages_now}")
+    pages_now = journal._file.scalar("PRAGMA page_count")
+    journal._file.database().execute(f"PRAGMA max_page_count = {pages_now}")
     record.add(Stream("stdout", "lost\n" * 100_000))
     record.add(DisplayData({"text/plain": "lost too"}))
     page = record.page(0, text=4096, size=MiB)
@@ -345,7 +346,7 @@ def test_what_cannot_be_written_behind_a_lock_keeps_nothing_else_from_being_writ
     with locked(tmp_path):
         record.miss(5)
         record.start(2**70)  # no number of SQLite's
-        journal._owed.append(("UPDATE cells SET count = ? WHERE id = ?", (2**70, record.cell)))
+        journal._file._owed.append(("UPDATE cells SET count = ? WHERE id = ?", (2**70, record.cell)))
         record.end("ok", 3)
     later = begin(journal)
     later.add(Stream("stdout", "later"))
@@ -384,7 +385,7 @@ def test_a_disk_that_is_full_after_a_lock_is_told_as_that(journal: Journal, tmp_
     with locked(tmp_path):
         record.add(DisplayData({"text/plain": "lost"}))
         assert journal.problem == LOCKED
-    journal._database().execute(f"PRAGMA max_page_count = {journal._scalar('PRAGMA page_count')}")
+    journal._file.database().execute(f"PRAGMA max_page_count = {journal._file.scalar('PRAGMA page_count')}")
     record.add(DisplayData({"text/plain": "x" * MiB}))
     assert "full" in str(journal.problem)
     assert "full" in str(record.trouble)
@@ -403,7 +404,9 @@ def test_the_size_is_what_is_there_after_a_lock_whatever_was_to_go_meanwhile(tmp
         grown.update("d", DisplayData({"text/plain": "x" * 5000}))
         assert journal._size == before
     grown.add(DisplayData({"text/plain": "y" * 1000}))
-    assert journal._size == journal._measured()
+    counted = journal._size
+    journal._measure()
+    assert journal._size == counted
     journal.close()
 
 
@@ -414,14 +417,14 @@ def test_a_lock_in_which_there_is_no_room_makes_nothing_go_and_nothing_is_told_a
     record = begin(journal)
     for _ in range(10):
         record.add(DisplayData({"text/plain": "x" * 90_000}))
-    write_all = journal._write_all
+    write_all = journal._file.write_all
 
     def held_from_now_on(*arguments: Any) -> Any:
         with locked(tmp_path):
             return write_all(*arguments)
 
     size = journal._size
-    monkeypatch.setattr(journal, "_write_all", held_from_now_on)
+    monkeypatch.setattr(journal._file, "write_all", held_from_now_on)
     assert not journal._thin()
     monkeypatch.undo()
     assert journal._size == size

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2] / "bridge"
 
 # From the bottom up; a module may import what stands in a line above its own, and its own package.
 LAYERS = [
-    {"errors", "replacing", "ending", "moments"},
+    {"errors", "locks", "ending", "moments"},
+    {"replacing", "journal_file"},
     {
         "policy",
         "connection",

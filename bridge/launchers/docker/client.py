@@ -47,7 +47,7 @@ def make(address: str, version: str, patience: float) -> docker.APIClient:
     client = docker.APIClient(address, version=version, timeout=int(patience))
     client.mount("http+docker://", _Adapter(address.replace("unix://", "http+unix://", 1), int(patience)))
     # some of docker-py's requests, as to attach, set no time-out of their own
-    client.request = functools.partial(client.request, timeout=int(patience))  # type: ignore[method-assign]
+    client.request = functools.partial(client.request, timeout=int(patience))  # type: ignore[method-assign]  # attach sets none
     client.trust_env = False  # neither proxies nor .netrc are meant for a local socket
     return client
 

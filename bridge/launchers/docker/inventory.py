@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from bridge.launchers.docker import composed, owner, underway
 from bridge.launchers.docker.engine import Engine, together
+from bridge.locks import is_locked
 
 ENDED = frozenset(("exited", "dead"))
 _START, _UID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{1,10}")
@@ -267,7 +268,7 @@ def _published(ports: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
 
 def _held(kernels: Iterable[Container]) -> dict[str, bool | None]:
     return {
-        each.start: underway.is_held(underway.path(each.connection_file, each.start)) if each.has_file else None
+        each.start: is_locked(underway.path(each.connection_file, each.start)) if each.has_file else None
         for each in kernels
     }
 

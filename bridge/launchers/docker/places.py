@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bridge.errors import LaunchError
 from bridge.launchers.docker import underway
+from bridge.locks import is_locked
 from bridge.policy import SandboxSpec
 from bridge.replacing import DRAFT
 
@@ -155,7 +156,7 @@ def stale_socket_directories(used: Collection[Path], environ: Mapping[str, str] 
 
 def _is_left(directory: Path) -> bool:
     """Tell whether the start that made it is over; where the file system has no locks its age tells."""
-    held = underway.is_held(directory)
+    held = is_locked(directory)
     if held is not None:
         return not held
     with contextlib.suppress(OSError):

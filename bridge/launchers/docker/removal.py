@@ -23,6 +23,7 @@ from bridge.launchers.docker import connections, places, underway, workspaces
 from bridge.launchers.docker.engine import Engine, together
 from bridge.launchers.docker.inventory import Container, Inventory, look
 from bridge.launchers.docker.owner import FILE_PREFIX, connection_file_name
+from bridge.locks import is_locked
 from bridge.replacing import DRAFT
 
 CLEAN_UP = 60.0
@@ -167,7 +168,7 @@ def _sweep_host(
                 path.unlink(missing_ok=True)
                 os.close(lock)
     for path in marks:
-        if underway.is_held(path) is False:
+        if is_locked(path) is False:
             with contextlib.suppress(OSError):
                 path.unlink()
     for path in files:

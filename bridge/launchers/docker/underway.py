@@ -7,10 +7,10 @@ is nobody's any more.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
+from bridge.locks import lock
 from bridge.replacing import put
 
 SUFFIX = ".starting"
@@ -52,27 +52,11 @@ def hold(place: Path) -> int | None:
     kind = os.O_RDONLY if place.is_dir() else os.O_RDWR
     handle = os.open(place, kind | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        is_ours = lock(handle)
+    except BlockingIOError:
         os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise
+        raise
+    if not is_ours:
+        os.close(handle)
         return None
     return handle
-
-
-def is_held(place: Path) -> bool | None:
-    """Tell whether a process holds the lock; None where there is nothing, or nothing to be told of it."""
-    try:
-        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-    return False

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bridge.errors import KernelNotResponding
-from bridge.journal import FILE, Journal, Record
+from bridge.journal import Journal, Record
+from bridge.journal_file import FILE
 from bridge.kernels import heritage
 from bridge.kernels.heritage import OTHERS, Heritage, claimed, given, read_heritage
 from bridge.outputs import Output, Stream

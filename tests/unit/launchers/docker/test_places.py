@@ -17,6 +17,7 @@ import pytest
 from bridge.errors import LaunchError
 from bridge.launchers.docker import places, underway
 from bridge.launchers.docker.places import User
+from bridge.locks import is_locked
 from bridge.policy import SandboxSpec, Workspace
 
 ALICE, ROOT = User(1000, 1000), User(0, 0)
@@ -211,7 +212,7 @@ def test_one_whose_draft_is_swept_before_it_is_locked_makes_another(
     monkeypatch.setattr(underway, "hold", late)
     made = places.make_socket_directory(User(os.geteuid(), os.getegid()), held, runtime)
     assert [each.stem for each in drafts[1:]] == [made.name]
-    assert underway.is_held(made)
+    assert is_locked(made)
     assert places.stale_socket_directories((), runtime) == [each for each in drafts[:1] if each.exists()]
 
 

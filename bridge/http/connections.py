@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import h11
@@ -31,10 +32,11 @@ Part = Literal["head", "body"]
 
 
 class Connection(H11Protocol):
-    """A connection, made by uvicorn's server."""
+    """A connection, made by uvicorn's server; `on_lost` is called once it is none any more."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, on_lost: Callable[[], None] = lambda: None, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._on_lost = on_lost
         self._opened = self.loop.time()
         self._awaited: Part | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -74,6 +76,7 @@ class Connection(H11Protocol):
         self._await(None)
         self._stop_waiting_for_reader()
         super().connection_lost(exc)
+        self._on_lost()
 
     def pause_writing(self) -> None:
         """There is no more room for what the peer does not read."""

@@ -239,6 +239,8 @@ class _Server(uvicorn.Server):
         self._listener = listener
         self._on_ready = on_ready
         self._door: Door | None = None
+        self._lost = asyncio.Event()
+        """Set when a connection has ended."""
         self.ended = asyncio.Event()
 
     @contextlib.contextmanager
@@ -269,8 +271,9 @@ class _Server(uvicorn.Server):
         for each in list(state.connections):
             each.shutdown()
         with anyio.move_on_after(LAST_ANSWERS):
-            while state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
-                await anyio.sleep(0.02)
+            while state.connections:
+                self._lost.clear()
+                await self._lost.wait()
         for each in cast("set[Connection]", state.connections):
             each.abort()
         await self.lifespan.shutdown()  # which ends the sessions of clients before 2026, and with those their calls
@@ -279,7 +282,12 @@ class _Server(uvicorn.Server):
         self.ended.set()
 
     def _connection(self) -> Connection:
-        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return Connection(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            on_lost=self._lost.set,
+        )
 
 
 def _bracketed(address: str) -> str:

@@ -81,23 +81,20 @@ class Sandboxes:
 
     async def what_became_of(self, name: str, since: datetime) -> Loss:
         """Tell why the connection to a sandbox was lost that was there `since` a time."""
+        gone = f"The connection to sandbox {name} was lost, for a reason that the engine does not tell."
         with contextlib.suppress(LaunchError, TimeoutError):
             async with asyncio.timeout(EXPLAIN_WAIT):
                 while True:
                     sandbox = await self.get(name)
                     if sandbox is None or sandbox.state == "ended":
                         return Loss(ended(name, sandbox), left="nothing")
-                    if sandbox.state == "unreachable":
-                        return Loss(
-                            f"The gateway of sandbox {name} ended; its kernel and variables live on.", left="process"
-                        )
+                    if sandbox.state == "unreachable":  # or its kernel has just ended, and the gateway with it
+                        gone = f"The gateway of sandbox {name} ended; its kernel and variables live on."
                     ending = await self.last_ending(name, since)
                     if ending:
                         return Loss(f"In sandbox {name} {ending}. Its variables are lost; it is started again.")
                     await asyncio.sleep(EXPLAIN_STEP)
-        return Loss(
-            f"The connection to sandbox {name} was lost, for a reason that the engine does not tell.", left="process"
-        )
+        return Loss(gone, left="process")
 
 
 def ended(name: str, sandbox: Sandbox | None) -> str:

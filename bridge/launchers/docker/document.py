@@ -440,6 +440,9 @@ def egress_argument(spec: SandboxSpec, near: tuple[str, ...] = ()) -> str:
 
 
 def reachable(egress: str) -> tuple[str, ...]:
-    """Return the `host:port` pairs of such an argument, as a person reads them."""
-    pairs = ((host, port) for host, port, _ in json.loads(egress)["allow"]) if egress else ()
+    """Return the `host:port` pairs of such an argument, as a person reads them; none where it is not of ours."""
+    try:
+        pairs = [(str(host), port) for host, port, _ in json.loads(egress)["allow"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ()
     return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in pairs)

@@ -40,6 +40,7 @@ LARGEST_ANSWER = 1 << 20
 _OLDEST_API = "1.41"
 """Of engine 20.10."""
 _ID = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _IMAGE = re.compile(
     r"(?=.{1,400}\Z)(sha256:[0-9a-f]{64}|[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64}))"
@@ -341,11 +342,14 @@ class Engine:
         objects = answer if isinstance(answer, list) else [answer]
         whole = all(isinstance(each, dict) and all(map(each.get, needed)) for each in objects)
         if not (isinstance(answer, kind) and whole):
-            raise EngineUnavailable(
-                f"What listens at {self.endpoint().socket} was asked to {doing} and gave an answer that no container "
-                "engine gives. See what it is: docker version."
-            )
+            raise self._no_engine(doing)
         return answer
+
+    def _no_engine(self, doing: str) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"What listens at {self.endpoint().socket} was asked to {doing} and gave an answer that no container "
+            "engine gives. See what it is: docker version."
+        )
 
     async def _told(self, kind: type[K], doing: str, request: Callable[[docker.APIClient], Any], *needed: str) -> K:
         return self._checked(kind, doing, await self._look(doing, request), *needed)
@@ -377,7 +381,9 @@ class Engine:
                 made = functools.partial(client.make, self.endpoint().url, patience=REQUEST_TIMEOUT)
                 with contextlib.closing(made(_OLDEST_API)) as asking:
                     told = self._checked(dict, "tell its version", asking.version(api_version=False), "ApiVersion")
-                self._client = made(str(told["ApiVersion"]))
+                if not _VERSION.fullmatch(version := str(told["ApiVersion"])):
+                    raise self._no_engine("tell its version")
+                self._client = made(version)
             return self._client
 
 

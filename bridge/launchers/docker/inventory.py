@@ -100,6 +100,10 @@ class Container:
         """Whether it ran and does not any more."""
         return self.state in ENDED
 
+    def is_young(self, now: float) -> bool:
+        """Whether who made it may still be at it; `now` is the engine's `clock`, which made the other time too."""
+        return abs(now - self.created) <= underway.YOUNG
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -201,7 +205,7 @@ async def look(engine: Engine, who: str, *, volumes: bool = True) -> Inventory:
     kernels = there.kernels()
     held = await anyio.to_thread.run_sync(_held, kernels, abandon_on_cancel=True)
     if any(held[each.start] is None and each.state == "created" for each in kernels):
-        now = _clock(await engine.info())
+        now = clock(await engine.info())
     else:
         now = 0.0
     return judged(there, held, now)
@@ -211,14 +215,14 @@ def judged(there: Inventory, held: Mapping[str, bool | None], now: float) -> Inv
     """Say of each kernel's container whether its start goes on or was cut short.
 
     `held` tells of each start whether its lock is held, or None where there is none to be seen: as where the start is
-    over, or another container's, whose files are its own. `now` is the engine's clock, which made the other time too.
+    over, or another container's, whose files are its own. `now` is the engine's clock.
     """
 
     def judge(each: Container) -> Container:
         if each.role != "kernel":
             return each
         lock = held[each.start]
-        old = each.state == "created" and abs(now - each.created) > underway.YOUNG
+        old = each.state == "created" and not each.is_young(now)
         return replace(each, under_way=lock is True, cut_short=lock is False or (lock is None and old))
 
     return replace(there, containers=tuple(map(judge, there.containers)))
@@ -273,8 +277,8 @@ def _held(kernels: Iterable[Container]) -> dict[str, bool | None]:
     }
 
 
-def _clock(info: Mapping[str, Any]) -> float:
-    """Return what the engine's clock says (GET /info): it may be in a virtual machine that was asleep."""
+def clock(info: Mapping[str, Any]) -> float:
+    """Return what the engine's clock says (GET /info), in seconds: it may be in a virtual machine that was asleep."""
     try:
         return datetime.fromisoformat(str(info.get("SystemTime"))).timestamp()
     except ValueError:

@@ -24,6 +24,8 @@ ANNOUNCED = 600.0
 """Seconds before its end at which the supervisor says so; a tenth of a shorter limit."""
 LOOKED = 60.0
 """Seconds between two looks of the supervisor at most."""
+_LONGEST = 1e9
+"""Seconds; with more there may be no date."""
 
 
 def limits(spec: SandboxSpec) -> Limits:
@@ -42,8 +44,15 @@ def written(limits: Limits) -> str:
 
 
 def read(label: str) -> Limits:
-    """Read such a label."""
-    return dict(json.loads(label)) if label else {}
+    """Read such a label; one that is none of ours sets no limit, for whoever may ask the engine can make any."""
+    try:
+        found = json.loads(label)
+    except (ValueError, RecursionError):
+        return {}
+    whole = isinstance(found, dict) and all(
+        type(each) in (int, float) and 0 < each <= _LONGEST for each in found.values()
+    )
+    return found if whole else {}
 
 
 def told(limits: Limits) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from bridge.launchers.docker import (
 from bridge.launchers.docker.border import Conflict, Missing, Refused
 from bridge.launchers.docker.document import PRIVATE, READ, egress_argument, gateway_document, reachable
 from bridge.launchers.docker.engine import Engine, together
-from bridge.launchers.docker.inventory import Container, Inventory, look
+from bridge.launchers.docker.inventory import Container, Inventory, clock, look
 from bridge.policy import SandboxSpec
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -132,11 +132,14 @@ class DockerLauncher:
         old = there.gateway(kernel)
         if old and old.state == "running":
             return
+        info = await self._engine.info()
+        if old and old.state == "created" and old.is_young(clock(info)):
+            return  # another bridge is just starting it
         written = _written(kernel)
         asked_ports = connections.ports(written) if written and not kernel.socket_directory else None
         inspected = await self._engine.container(kernel.id)
         uid, _, gid = inspected["Config"]["User"].partition(":")
-        able = capabilities.read(await self._engine.info())
+        able = capabilities.read(info)
         asked = gateway_document(
             image_id=inspected["Image"],
             image_environment=image.names(await self._engine.image(inspected["Image"])),

@@ -40,6 +40,9 @@ from bridge.launchers.docker.inventory import Inventory, look
 from bridge.launchers.docker.verification import Directory
 from bridge.policy import SandboxSpec
 
+SETTLING = 1.0
+"""Seconds in which a container ends for good of which something was seen to have ended: its log ends then."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -342,6 +345,8 @@ class _Start:
 
     async def _explain_end(self, kernel: str) -> LaunchError | PolicyNotEnforceable | None:
         try:
+            with anyio.move_on_after(SETTLING):
+                await self._engine.follow(kernel, stdout=True, after="", show=lambda *_: None)
             inspected = await self._engine.container(kernel)
         except Missing:
             return LaunchError(

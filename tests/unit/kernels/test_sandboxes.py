@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,28 @@ async def test_one_that_was_over_is_told_with_the_limit_and_what_sets_it(tmp_pat
         f"Sandbox lab has ended: {over['ending']}. All its variables are lost. "
         "start_sandbox or `kernel-bridge up lab` starts another; how long one lasts is said by idle_timeout in the "
         "policy."
+    )
+
+
+async def test_one_whose_gateway_is_seen_to_end_first_has_ended_all_the_same(tmp_path: Path) -> None:
+    (file := tmp_path / "kernel-bridge-lab.json").touch()
+
+    class Slow(Engine):
+        looks = 0
+
+        async def sandboxes(self) -> list[Sandbox]:
+            self.looks += 1
+            (ended,) = await super().sandboxes()
+            return [dataclasses.replace(ended, state="unreachable") if self.looks < 3 else ended]
+
+        async def last_ending(self, *_: object) -> None:
+            return None
+
+    slow = Slow(file)
+    loss = await Sandboxes(lambda: cast("Launcher", slow)).what_became_of("lab", datetime.now(UTC))
+    assert (loss.left, loss.sentence) == (
+        "nothing",
+        f"Sandbox lab has ended: {KILLED}. All its variables are lost. {ANOTHER}",
     )
 
 

@@ -329,6 +329,13 @@ def test_what_can_be_reached_is_read_back_as_a_person_writes_it(spec: SandboxSpe
     assert reachable(egress_argument(spec)) == ()
 
 
+@pytest.mark.parametrize(
+    "label", ["{", "[]", "7", "{}", '{"allow": 1}', '{"allow": [1]}', "[" * 100_000], ids=lambda text: text[:20]
+)
+def test_an_argument_that_is_none_of_ours_reaches_nothing(label: str) -> None:
+    assert reachable(label) == ()
+
+
 def test_certificates_go_over_stdin_and_have_room_in_the_kernels_own_tmpfs(spec: SandboxSpec, facts: Facts) -> None:
     trusting = dataclasses.replace(spec, certificates="-----BEGIN CERTIFICATE-----")
     made = documents(trusting, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import socket
 import socketserver
 import subprocess
@@ -87,6 +88,15 @@ async def test_what_a_command_inside_prints_is_read_from_where_the_answers_head_
     with answering(tmp_path, VERSION | made | {"/exec/e/start": head + first + second}) as engine:
         assert await engine.execute("a" * 64, ["true"]) == "==> a\n==> end\n"
         engine.close()
+
+
+@pytest.mark.parametrize("version", ["abc", "1", "1.41.", "9" * 5000 + ".1", " 1.41"])
+async def test_a_version_that_is_none_is_told_as_no_engine(version: str, tmp_path: Path) -> None:
+    with (
+        answering(tmp_path, {"/version": json_answer(json.dumps({"ApiVersion": version}))}) as engine,
+        pytest.raises(EngineUnavailable, match="tell its version and gave an answer that no container engine gives"),
+    ):
+        await engine.info()
 
 
 FULL = "a" * 64

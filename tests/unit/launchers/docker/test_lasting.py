@@ -43,6 +43,16 @@ def test_without_limits_nothing_is_told(spec: SandboxSpec) -> None:
     assert lasting.asked_since(none, STARTED, after(days=1000)) is None
 
 
+@pytest.mark.parametrize(
+    "label",
+    ["{", "[]", "7", "[" * 100_000, '{"max_lifetime": "1"}', '{"max_lifetime": true}', '{"max_lifetime": 0}']
+    + [f'{{"max_lifetime": {each}}}' for each in ("NaN", "Infinity", "1e12", "-1", "null")],
+    ids=lambda text: text[:30],
+)
+def test_a_label_that_is_none_of_ours_sets_no_limit(label: str) -> None:
+    assert lasting.read(label) == {}
+
+
 def test_the_supervisor_means_the_same_by_its_names_its_numbers_and_its_times() -> None:
     ends = program("supervisor").ends
     assert {number: name for name, number in ends.STATUSES.items()} == lasting.STATUSES

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,7 +51,10 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # the debugger of a kernel on a Python with frozen modules writes a warning otherwise
         patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
         (world / "runtime").mkdir(mode=0o700)
-        yield
+        # short, for sockets' paths are; workers beside this one must not see theirs here
+        with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as short:
+            patch.setenv("XDG_RUNTIME_DIR", short)
+            yield
 
 
 @pytest.fixture

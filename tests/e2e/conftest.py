@@ -17,7 +17,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 
 PASSED_ON = (
     *("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
-    *("DOCKER_HOST", "KERNEL_BRIDGE_POLICY", "PYTHONPATH"),
+    *("XDG_RUNTIME_DIR", "DOCKER_HOST", "KERNEL_BRIDGE_POLICY", "PYTHONPATH"),
 )
 
 

@@ -166,6 +166,12 @@ class Engine:
         needed = ("Id", "Image", "State", "Config")
         return await self._told(dict, "look at the container", lambda client: client.inspect_container(full), *needed)
 
+    async def wait(self, container: str, seconds: int) -> None:
+        """Return when a container does not run, or after so long (POST /containers/{id}/wait); raises `Missing`."""
+        full = _id(container)
+        with contextlib.suppress(EngineUnavailable):
+            await self._look("wait for the container's end", lambda client: client.wait(full, timeout=seconds))
+
     async def execute(self, container: str, command: list[str]) -> str:
         """Run a command inside, as the container's own user, and return its standard output; bounded in time."""
         full = _id(container)

@@ -40,8 +40,8 @@ from bridge.launchers.docker.inventory import Inventory, look
 from bridge.launchers.docker.verification import Directory
 from bridge.policy import SandboxSpec
 
-SETTLING = 1.0
-"""Seconds in which a container ends for good of which something was seen to have ended: its log ends then."""
+SETTLING = 1
+"""Seconds in which a container ends for good of which something was seen to have ended."""
 
 
 @dataclass(frozen=True)
@@ -345,8 +345,7 @@ class _Start:
 
     async def _explain_end(self, kernel: str) -> LaunchError | PolicyNotEnforceable | None:
         try:
-            with anyio.move_on_after(SETTLING):
-                await self._engine.follow(kernel, stdout=True, after="", show=lambda *_: None)
+            await self._engine.wait(kernel, SETTLING)
             inspected = await self._engine.container(kernel)
         except Missing:
             return LaunchError(

@@ -206,6 +206,8 @@ class Looker:
         self._ours: dict[str, Any] = {"label": f"{owner.OWNER}={owner_label}"}
         self.runtime = runtime
         self._address = address
+        # of earlier tests: one that waits on in a loop of theirs may never end
+        self._others = set(threading.enumerate())
 
     def left(self) -> list[str]:
         """Return what there is in the engine and on the host."""
@@ -219,12 +221,15 @@ class Looker:
         return sorted([*names, *(each.name for each in self.runtime.iterdir()), *_directories()])
 
     def traces(self) -> tuple[list[str], list[str], list[str]]:
-        """Return what is left, this process's threads, and what its descriptors are."""
+        """Return what is left, this process's new threads, and what its descriptors are."""
         gc.collect()
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and "AnyIO" in thread.name:
+        for thread in self._threads():
+            if "AnyIO" in thread.name:
                 thread.join(SOON)  # its loop is over
-        return self.left(), sorted(each.name for each in threading.enumerate()), _descriptors()
+        return self.left(), sorted(each.name for each in self._threads()), _descriptors()
+
+    def _threads(self) -> set[threading.Thread]:
+        return set(threading.enumerate()) - self._others
 
     def held(self) -> int:
         """Return how many threads and descriptors this process has."""

@@ -241,7 +241,7 @@ def is_held(directory: Path) -> bool:
 
 
 def _prepared(file: Path | str) -> sqlite3.Connection:
-    database = sqlite3.connect(file, HELD_UP, isolation_level=None)
+    database = sqlite3.connect(file, timeout=HELD_UP, isolation_level=None)
     try:
         database.executescript(_SETTINGS + _SCHEMA)
     except sqlite3.Error:

@@ -52,7 +52,7 @@ class Unended:
 
     def _mark(self, statement: str, ended: float | None, wait: float = HELD_UP) -> bool:
         try:
-            with contextlib.closing(sqlite3.connect(self.seen.file, wait, isolation_level=None)) as database:
+            with contextlib.closing(sqlite3.connect(self.seen.file, timeout=wait, isolation_level=None)) as database:
                 return database.execute(statement, [ended, self.cell.id]).rowcount == 1
         except sqlite3.Error:
             return False

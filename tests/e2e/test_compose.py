@@ -29,6 +29,9 @@ from tests.e2e.conftest import Agent, Command, Connect
 from tests.e2e.terminals import ctrl_d, left, terminal
 from tests.jupyter import Api
 
+# each builds the one image under its own project's name, and a compose project of another file would start anew
+pytestmark = pytest.mark.xdist_group("compose")
+
 FREEZE = """
 import os, pathlib, signal
 for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):

@@ -34,7 +34,7 @@ async def test_two_hundred_megabytes_cost_little_memory_and_nothing_of_them_is_l
     async with connect(XDG_STATE_HOME=str(tmp_path)) as agent:
         await agent.call("connect_to_kernel", connection_file=str(host_kernel.file))
         shown = await agent.run(FLOOD, timeout=300)
-        assert peak_memory() < 150 * MB
+        assert peak_memory() < 200 * MB  # what waits to be read is 64 MiB at most; with all of it there it were 275
         assert shown.startswith("00000000 00000000 x")
         assert "00001999 00000999 x" in shown
         assert "get_execution(execution=1, cursor=0) reads all of it, page by page." in shown

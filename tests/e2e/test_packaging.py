@@ -199,7 +199,7 @@ def test_pip_refuses_the_wheel_for_an_older_python(wheel: Path, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def wheels() -> Path:
     """The locked packages for the newest Python; fetched once, by hash, and kept."""
-    lock = locked("kernel-bridge", "pytest", "hypothesis", "pillow")
+    lock = locked("kernel-bridge", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "pillow")
     directory = ROOT / ".cache" / f"wheels-{NEWEST}-{hashlib.sha256(lock.encode()).hexdigest()[:16]}"
     complete = directory / "requirements.lock"
     if not complete.exists():

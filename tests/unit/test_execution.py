@@ -281,6 +281,7 @@ def test_outputs_know_their_place_in_the_journal_also_after_they_were_updated() 
         assert outputs[1] == DisplayData({"text/plain": "updated"})
     assert journal.output(record.cell, 1, most=1000)[0] == DisplayData({"text/plain": "updated"})
     journal.close()
+    journal.close()
 
 
 def test_a_plain_text_that_is_too_large_is_kept_in_part() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -249,10 +250,17 @@ def test_a_cell_that_cannot_be_sent_holds_up_none_behind_it() -> None:
     assert asyncio.run(scenario()).status == "ok"
 
 
-def adopted(wire: Wire) -> KernelSession:
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    made = Journal(None)
+    yield made
+    made.close()
+
+
+def adopted(wire: Wire, journal: Journal) -> KernelSession:
     """Open a session that follows on a cell of a bridge before, which runs."""
     session = opened(wire)
-    record = Journal(None).book("lab").begin(kernel="kernel", msg_id="cell", code="", client="", username="agent")
+    record = journal.book("lab").begin(kernel="kernel", msg_id="cell", code="", client="", username="agent")
     execution = Execution(1, "cell", "code", record=record)
     execution.resume(1, ())
     session.adopt(execution, record)
@@ -261,11 +269,11 @@ def adopted(wire: Wire) -> KernelSession:
 
 @pytest.mark.parametrize("prompt", ["who? ", None], ids=["question", "password"])
 def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_asked_and_never_interrupted(
-    prompt: str | None,
+    journal: Journal, prompt: str | None
 ) -> None:
     async def scenario() -> None:
         wire = Wire()
-        session = adopted(wire)
+        session = adopted(wire, journal)
         await session.ask_on(Standing("cell", prompt))
         execution = session.executions.get(1)
         assert execution
@@ -280,10 +288,12 @@ def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_asked_and_never
     asyncio.run(scenario())
 
 
-def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_interrupted_where_the_user_declines() -> None:
+def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_interrupted_where_the_user_declines(
+    journal: Journal,
+) -> None:
     async def scenario() -> None:
         wire = Wire()
-        session = adopted(wire)
+        session = adopted(wire, journal)
         await session.ask_on(Standing("cell", "who? "))
         execution = session.executions.get(1)
         assert execution
@@ -297,11 +307,13 @@ def test_a_cell_of_which_only_a_dead_bridge_says_that_it_asks_is_interrupted_whe
     asyncio.run(scenario())
 
 
-def test_what_a_cell_asks_is_found_out_though_the_call_leaves_and_a_look_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_cell_asks_is_found_out_though_the_call_leaves_and_a_look_fails(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernel, "FIND_AGAIN", 0.01)
 
     async def scenario() -> None:
-        session = adopted(Wire())
+        session = adopted(Wire(), journal)
         goes_on, looks = asyncio.Event(), []
 
         async def look(_: str) -> str:

@@ -5,7 +5,7 @@ export KERNEL_BRIDGE_VENV ?= .venv
 VENV := $(KERNEL_BRIDGE_VENV)
 BIN := $(VENV)/bin
 IMAGE := kernel-bridge/python:3.13
-# Processes that run tests beside each other, whole files each (tests/conftest.py): most of what a test does is waiting.
+# Processes that run tests beside each other, whole files each: most of what a test does is waiting.
 WORKERS ?= 2
 
 .PHONY: demo test soak check lint unit generated picture lock dist clean
@@ -21,7 +21,7 @@ test: $(VENV)/ready  ## everything but the benchmarks
 	@.ci/browser.sh
 	@.ci/compose.sh
 	$(MAKE) lint
-	$(BIN)/pytest tests -n $(WORKERS) --max-worker-restart=0 --dist loadgroup --durations=8
+	$(BIN)/pytest tests -n $(WORKERS) --max-worker-restart=0 --dist loadfile --durations=8
 
 soak: $(VENV)/ready  ## an hour of mixed load, its figures written to tests/soak/RESULT.md, and 200 starts and stops
 	@ENGINE=required .ci/engine.sh

@@ -24,17 +24,6 @@ from bridge.errors import BadConnectionFile
 KERNEL_START = 60.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests (`pytest -n 2 --dist loadgroup`), keep a file's together.
-
-    A group of its own (`xdist_group`) joins files that must not run beside each other.
-    """
-    for each in items:
-        if not any(each.iter_markers("xdist_group")):
-            file = each.path
-            each.add_marker(pytest.mark.xdist_group(f"{file.parent.name}/{file.stem}"))
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

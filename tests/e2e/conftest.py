@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.session import ElicitationFnT, MessageHandlerFnT
 from mcp.types import CallToolResult, ImageContent, TextContent
 
+ROOT = Path(__file__).parents[2]
 PASSED_ON = (
     *("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
     *("XDG_RUNTIME_DIR", "DOCKER_HOST", "KERNEL_BRIDGE_POLICY", "PYTHONPATH"),
@@ -71,6 +73,17 @@ def command() -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def image_tag() -> Iterator[None]:
+    """Hold the image's tag: a compose project starts anew where another test has it built meanwhile, which gives it to
+    an image with another name of a project in it.
+    """
+    (ROOT / ".cache").mkdir(exist_ok=True)
+    with (ROOT / ".cache" / "image.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

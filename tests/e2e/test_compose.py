@@ -29,8 +29,7 @@ from tests.e2e.conftest import Agent, Command, Connect
 from tests.e2e.terminals import ctrl_d, left, terminal
 from tests.jupyter import Api
 
-# each builds the one image under its own project's name, and a compose project of another file would start anew
-pytestmark = pytest.mark.xdist_group("compose")
+pytestmark = pytest.mark.usefixtures("image_tag")
 
 FREEZE = """
 import os, pathlib, signal
@@ -113,6 +112,7 @@ def test_it_is_listed_with_the_other_kernels_and_told_all_about(shared: Project,
 
 
 def test_up_again_changes_nothing_for_those_who_are_there(shared: Project, command: Command) -> None:
+    shared.up()  # the image's tag may have been given to another image since the first time
     run(command, "shared", "kept = 1")
     file, token, started = shared.connection_file.read_text(), shared.token, shared.inspect("kernel")["State"]
     shared.up()

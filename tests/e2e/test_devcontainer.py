@@ -17,8 +17,7 @@ from tests.composed import BUILD, ROOT, SOON, Project, build_images, how_to_buil
 from tests.e2e.conftest import Command
 from tests.node import environment, program
 
-# each builds the one image under its own project's name, and a compose project of another file would start anew
-pytestmark = pytest.mark.xdist_group("compose")
+pytestmark = pytest.mark.usefixtures("image_tag")
 
 # Whose the project is: a usual user's, not root's.
 USER = 1000

@@ -27,6 +27,7 @@ import pytest
 from bridge.launchers.docker import build as building
 from bridge.launchers.docker.command import builder
 from bridge.launchers.docker.image import DOCKERFILE, TAGS
+from tests import images
 
 ROOT = Path(__file__).parents[2]
 # A build downloads a hundred megabytes on a machine that has none of it yet.
@@ -44,9 +45,9 @@ def engine() -> Iterator[docker.DockerClient]:
     client.close()
 
 
-@pytest.fixture(scope="module")
-def python_image() -> str:
-    return anyio.run(building.build, "python", building.How(print))
+@pytest.fixture(scope="module", name="python_image")
+def _python_image() -> str:
+    return images.python_image()
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +390,8 @@ class Terminal:
         return bool(data)
 
 
-def test_on_a_terminal_a_build_is_one_line_that_lives(python_image: str) -> None:
+@pytest.mark.usefixtures("image_tag", "python_image")
+def test_on_a_terminal_a_build_is_one_line_that_lives() -> None:
     terminal = Terminal("image", "build")
     assert terminal.rest() == (0, f"{PYTHON}\n")
     assert re.search(r"\r\x1b\[K0:0\d  \[\S.*\d/\d\]", terminal.shown), "time and step"

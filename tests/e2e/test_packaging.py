@@ -19,13 +19,12 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import anyio
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from bridge.launchers.docker import build as building
 from bridge.launchers.docker.image import TAGS
+from tests.images import python_image
 
 ROOT = Path(__file__).parents[2]
 NEWEST = "3.13"
@@ -162,6 +161,7 @@ def test_the_installed_wheel_shows_the_demo_with_a_sandbox_and_a_host_kernel(
     assert "still alive, x = 43" in shown.stdout
 
 
+@pytest.mark.usefixtures("image_tag")
 def test_the_installed_wheel_builds_the_image_from_the_sources_in_it(installed: Path, tmp_path: Path) -> None:
     built = elsewhere(installed, "image", "build", cwd=tmp_path)
     assert built.stdout == f"{TAGS['python']}\n"
@@ -199,7 +199,7 @@ def test_pip_refuses_the_wheel_for_an_older_python(wheel: Path, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def wheels() -> Path:
     """The locked packages for the newest Python; fetched once, by hash, and kept."""
-    lock = locked("kernel-bridge", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "pillow")
+    lock = locked("kernel-bridge", "pytest", "pytest-timeout", "hypothesis", "pillow")
     directory = ROOT / ".cache" / f"wheels-{NEWEST}-{hashlib.sha256(lock.encode()).hexdigest()[:16]}"
     complete = directory / "requirements.lock"
     if not complete.exists():
@@ -213,7 +213,7 @@ def wheels() -> Path:
 
 
 def test_the_wheel_and_its_tests_pass_on_the_newest_python(wheel: Path, wheels: Path) -> None:
-    image = anyio.run(building.build)
+    image = python_image()
     name = f"kernel-bridge-test-{uuid.uuid4().hex[:8]}"
     mounts = {"/dist": wheel.parent, "/wheels": wheels, "/src/tests": ROOT / "tests", "/src/bridge": ROOT / "bridge"}
     read = ("images", "pyproject.toml", "README.md", "SECURITY.md", "Makefile", ".ci", ".github")

@@ -17,8 +17,7 @@ import pytest
 
 from tests.composed import how_to_build, project
 
-# each builds the one image under its own project's name, and a compose project of another file would start anew
-pytestmark = pytest.mark.xdist_group("compose")
+pytestmark = pytest.mark.usefixtures("image_tag")
 
 ROOT = Path(__file__).parents[2]
 # `make demo` and `docker compose up` on a busy machine, where an image may have to be built

@@ -25,9 +25,9 @@ import docker
 import pytest
 
 from bridge.launchers.docker import DockerLauncher
-from bridge.launchers.docker import build as building
 from bridge.launchers.docker.owner import current_owner
 from tests.faults.engines import AtRequest, Looker
+from tests.images import python_image
 
 # Far more than it takes on a busy machine: only a hang fails it.
 SOON = 60.0
@@ -371,7 +371,7 @@ def fill(disk: Path) -> None:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    return anyio.run(building.build, "python", building.How(print))
+    return python_image()
 
 
 @pytest.fixture

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import docker
 import pytest
 
-from bridge.launchers.docker import build as building
 from tests.certificates import certified
 from tests.engines import SOON, OtherEngine, load_image, other_engine
+from tests.images import python_image
 
 BRIDGE = "172.17.0.1"
 
@@ -215,7 +214,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     runtime.mkdir(mode=0o700)
     log.touch()
     certificate, key = certified(directory, dns="index.example", address=BRIDGE)
-    tag = anyio.run(building.build)
+    tag = python_image()
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as held:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(runtime))
         engine = held.enter_context(other_engine(directory, f"--bip={BRIDGE}/16", f"--dns={BRIDGE}"))

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from bridge.launchers.docker import build as building
 from tests.engines import SOON, OtherEngine, load_image, other_engine
+from tests.images import python_image
 
 FEW_ADDRESSES = "--default-address-pool=base=10.213.0.0/23,size=24"
 
@@ -18,7 +17,7 @@ FEW_ADDRESSES = "--default-address-pool=base=10.213.0.0/23,size=24"
 @pytest.fixture(scope="module")
 def mapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherEngine]:
     """An engine with userns-remap and our image, and with addresses for its own bridge and one more network."""
-    tag = anyio.run(building.build)
+    tag = python_image()
     with other_engine(tmp_path_factory.mktemp("engine"), "--userns-remap=default", FEW_ADDRESSES) as engine:
         load_image(engine, tag)
         with engine.asked() as there:

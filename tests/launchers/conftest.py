@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import anyio
 import docker
 import pytest
 from jupyter_client import AsyncKernelClient  # type: ignore[attr-defined]
 
 from bridge.launchers import Launcher, Sandbox
 from bridge.launchers.docker import DockerLauncher
-from bridge.launchers.docker import build as building
 from bridge.policy import SandboxRequest, SandboxSpec, decide, parse
+from tests.images import python_image
 
 # The bound of every wait; a machine under load takes a tenth of it.
 SOON = 30.0
@@ -106,8 +105,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"docker": DockerObserver}
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return anyio.run(building.build, "python", building.How(print))
+    return python_image()
 
 
 @pytest.fixture(scope="session", params=OBSERVERS)

@@ -14,15 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import anyio
 import docker
 import pytest
 from docker.models.containers import Container
 from docker.types import Mount
 from jupyter_client import BlockingKernelClient  # type: ignore[attr-defined]
 
-from bridge.launchers.docker import build as building
-from tests.images import program
+from tests.images import program, python_image
 
 LABEL = "io.kernel-bridge.test-images"
 UID = 234_567  # nobody in the image's /etc/passwd
@@ -230,8 +228,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    # Not only where it is missing: what is tested is what stands in images/, and an unchanged one takes half a second.
-    return anyio.run(building.build, "python", building.How(print))
+    return python_image()
 
 
 @pytest.fixture

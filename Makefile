@@ -8,7 +8,7 @@ IMAGE := kernel-bridge/python:3.13
 # Processes that run tests beside each other, whole files each: most of what a test does is waiting.
 WORKERS ?= 2
 
-.PHONY: demo test soak check lint unit generated picture lock dist clean
+.PHONY: demo test soak bench check lint unit generated picture lock dist clean
 
 demo: $(VENV)/ready  ## show the main job end to end on this machine
 	@.ci/engine.sh
@@ -28,6 +28,11 @@ soak: $(VENV)/ready  ## an hour of mixed load, its figures written to tests/soak
 	@.ci/image.sh $(IMAGE)
 	$(BIN)/python -m tests.soak
 	KERNEL_BRIDGE_TEST_CYCLES=200 $(BIN)/pytest -s tests/faults/test_cycles.py
+
+bench: $(VENV)/ready  ## what things cost beside each other, written to tests/bench/RESULT.md
+	@ENGINE=required .ci/engine.sh
+	@.ci/image.sh $(IMAGE)
+	$(BIN)/python -m tests.bench
 
 check: lint unit  ## what is quick: lint, types, unit tests
 

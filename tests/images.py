@@ -6,17 +6,13 @@ import importlib.util
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from bridge.launchers.docker import build as building
 from bridge.launchers.docker.image import TAGS
-
-ROOT = Path(__file__).parents[1]
-# A build downloads a hundred megabytes on a machine that has none of it yet.
-BUILD = 600.0
+from tests.composed import BUILD, ROOT
 
 
 @cache

@@ -86,33 +86,15 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def by_turns(
-    rounds: int, measured: Mapping[str, Callable[[], float]], *, warm_up: int = 0
-) -> tuple[dict[str, Times], dict[str, str]]:
-    """Measure each in every round, so that a noisy moment meets all of them; returns seconds, and who failed and how.
-
-    What fails once is not asked again.
-    """
+def by_turns(rounds: int, measured: Mapping[str, Callable[[], float]], *, warm_up: int = 0) -> dict[str, Times]:
+    """Measure each in every round, so that a noisy moment meets all of them; returns seconds."""
     times: dict[str, list[float]] = {name: [] for name in measured}
-    failed: dict[str, str] = {}
     for number in range(rounds + warm_up):
         for name, measure in measured.items():
-            if name in failed:
-                continue
-            try:
-                took = measure()
-            except Exception as error:
-                failed[name] = shortened(str(error) or type(error).__name__)
-                continue
+            took = measure()
             if number >= warm_up:
                 times[name].append(took)
-    return {name: Times(each) for name, each in times.items() if each and name not in failed}, failed
-
-
-def shortened(words: str) -> str:
-    """Return what a server said, for a cell of a table."""
-    one = " ".join(words.split()).replace("|", "\\|")
-    return one if len(one) <= 160 else f"{one[:160]} …"
+    return {name: Times(each) for name, each in times.items()}
 
 
 def plot(curves: Iterable[Curve], file: Path) -> None:

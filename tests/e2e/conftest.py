@@ -16,7 +16,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.session import ElicitationFnT, MessageHandlerFnT
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-ROOT = Path(__file__).parents[2]
+from tests.composed import ROOT
+
 PASSED_ON = (
     *("JUPYTER_RUNTIME_DIR", "KERNEL_BRIDGE_OWNER", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
     *("XDG_RUNTIME_DIR", "DOCKER_HOST", "KERNEL_BRIDGE_POLICY", "PYTHONPATH"),

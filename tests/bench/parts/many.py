@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.bench.figures import Report
 from tests.bench.over_http import Served
-from tests.bench.world import World
+from tests.bench.world import SOON, World
 
 SECONDS = 8.0
 KERNELS, CLIENTS = 4, 8
@@ -43,34 +43,20 @@ def measure(world: World, share: float) -> Report:
 
 def _rate(served: Served, kernels: Sequence[Path], clients: int, code: str, seconds: float) -> float:
     """Return how many cells a second clients get done that run one after the other, each in one of the kernels."""
-    done = [0] * clients
-    begin = threading.Barrier(clients + 1)
-    troubles: list[BaseException] = []
+    begin = threading.Barrier(clients, timeout=SOON)
 
-    def work(number: int) -> None:
-        try:
-            with served.client() as client:
-                kernel = kernels[number % len(kernels)]
-                client.call("connect_to_kernel", {"connection_file": str(kernel)})
-                arguments = {"code": code, "kernel": kernel.stem}
+    def work(number: int) -> float:
+        with served.client() as client:
+            kernel = kernels[number % len(kernels)]
+            client.call("connect_to_kernel", {"connection_file": str(kernel)})
+            arguments = {"code": code, "kernel": kernel.stem}
+            client.call("execute_code", arguments)
+            begin.wait()
+            began, done = time.perf_counter(), 0
+            while time.perf_counter() < began + seconds:
                 client.call("execute_code", arguments)
-                begin.wait()
-                end = time.perf_counter() + seconds
-                while time.perf_counter() < end:
-                    client.call("execute_code", arguments)
-                    done[number] += 1
-        except BaseException as error:
-            troubles.append(error)
-            begin.abort()
+                done += 1
+            return done / (time.perf_counter() - began)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
-    for each in threads:
-        each.start()
-    with contextlib.suppress(threading.BrokenBarrierError):  # then there is a reason
-        begin.wait()
-    started = time.perf_counter()
-    for each in threads:
-        each.join()
-    if troubles:
-        raise troubles[0]
-    return sum(done) / (time.perf_counter() - started)
+    with ThreadPoolExecutor(clients) as pool:
+        return sum(pool.map(work, range(clients)))
